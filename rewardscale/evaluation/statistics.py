@@ -38,12 +38,13 @@ def margins(rewards: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     return (wide[:, 0] - wide[:, 1]) * orientation
 
 
-def log_loss(margin: np.ndarray) -> float:
-    """Mean of -log sigmoid(margin), in nats."""
-    return float(np.logaddexp(0.0, -margin).mean())
+def log_loss(margin: np.ndarray, target: np.ndarray | None = None) -> float:
+    """Mean of -t log sigmoid(margin) - (1 - t) log sigmoid(-margin), in nats; t = 1 without `target` [n]."""
+    loss = np.logaddexp(0.0, -margin)
+    return float((loss if target is None else loss + (1 - target) * margin).mean())
 
 
-def fit_temperature(margin: np.ndarray) -> float:
+def fit_temperature(margin: np.ndarray, target: np.ndarray | None = None) -> float:
     """The temperature T that minimises the log-loss of margin / T.
 
     The loss is convex in 1 / T, so the minimum found is the global one with T from e^-8 to e^12 times the
@@ -54,19 +55,24 @@ def fit_temperature(margin: np.ndarray) -> float:
     if size == 0:
         return 1.0
     result = minimize_scalar(
-        lambda log_scale: log_loss(margin * (np.exp(log_scale) / size)), bounds=_LOG_SCALE_BOUNDS, method="bounded",
+        lambda log_scale: log_loss(margin * (np.exp(log_scale) / size), target),
+        bounds=_LOG_SCALE_BOUNDS,
+        method="bounded",
         options={"xatol": 1e-6},
-    )  # fmt: skip
+    )
     return float(size * np.exp(-result.x))
 
 
-def pair_scores(margin: np.ndarray, temperature: float) -> PairScores:
-    """Scores of margins [n] = r_chosen - r_rejected."""
+def pair_scores(margin: np.ndarray, temperature: float, target: np.ndarray | None = None) -> PairScores:
+    """Scores of margins [n] = r_chosen - r_rejected; `target` [n] as for `log_loss`."""
+    right = margin > 0
     return PairScores(
         pairs=len(margin),
         ties=int((margin == 0).sum()),
-        accuracy=float((margin > 0).mean()),
-        loss=log_loss(margin),
-        loss_recalibrated=log_loss(margin / temperature),
+        accuracy=float(
+            (right if target is None else np.where(right, target, (margin < 0) * (1 - target))).mean()
+        ),
+        loss=log_loss(margin, target),
+        loss_recalibrated=log_loss(margin / temperature, target),
         margin_mean=float(margin.mean()),
     )

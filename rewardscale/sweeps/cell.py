@@ -9,6 +9,7 @@ runs/<run id>/config.json data.json versions.json   what the run is
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -28,10 +29,11 @@ from rewardscale.data.subsets import Subset, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.evaluation import statistics
 from rewardscale.models import convex
-from rewardscale.sweeps.datasets import Dataset, Labelled
+from rewardscale.sweeps.datasets import VALIDATION, Dataset, Labelled
 from rewardscale.sweeps.grid import Cell
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "polars")
+_MOST_CLUSTERS = 32
 OnProgress = Callable[[float], None]
 OnMetrics = Callable[[list[dict[str, Any]]], None]
 
@@ -131,9 +133,38 @@ def scores(dataset: Dataset, fold: int, rows: np.ndarray, rewards: np.ndarray) -
 
     out = {}
     for name, e in dataset.evaluations(fold).items():
-        temperature = statistics.fit_temperature(margins(e.calibration))
-        score = dataclasses.asdict(statistics.pair_scores(margins(e.pairs), temperature))
+        temperature = statistics.fit_temperature(margins(e.calibration), e.calibration.target)
+        m = margins(e.pairs)
+        score = dataclasses.asdict(statistics.pair_scores(m, temperature, e.pairs.target))
         out[name] = score | {"temperature": temperature, "bayes_loss": e.bayes_loss}
+        if name != VALIDATION:
+            clusters = evaluation_clusters(dataset.groups()[e.pairs.rows])
+            out[name]["clusters"] = _by_cluster(clusters, m, temperature, e.pairs.target)
+    return out
+
+
+def evaluation_clusters(groups: np.ndarray) -> np.ndarray:
+    """The cluster [n] of each evaluation pair: its group, or one of 32 buckets of groups where there are more.
+
+    Pairs of one group (prompt, debate) are not independent; intervals over clusters allow for that.
+    """
+    if len(np.unique(groups)) <= _MOST_CLUSTERS:
+        return groups.astype(str)
+    names, inverse = np.unique(groups.astype(str), return_inverse=True)
+    buckets = [hashlib.blake2b(name.encode(), digest_size=8).digest()[0] % _MOST_CLUSTERS for name in names]
+    return np.array([f"bucket {b:02d}" for b in buckets])[inverse]
+
+
+def _by_cluster(
+    clusters: np.ndarray, margin: np.ndarray, temperature: float, target: np.ndarray | None
+) -> dict[str, dict[str, float]]:
+    out = {}
+    for name in np.unique(clusters):
+        own = clusters == name
+        score = statistics.pair_scores(margin[own], temperature, None if target is None else target[own])
+        out[str(name)] = {
+            key: getattr(score, key) for key in ("pairs", "accuracy", "loss", "loss_recalibrated")
+        }
     return out
 
 
@@ -244,11 +275,13 @@ def _features(dataset: Dataset, config: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features of the corpus's distinct responses, and which of them each comparison's responses are [rows, 2]."""
     key = (dataset.corpus.fingerprint, config)
     if key not in _FEATURES:
-        number: dict[str, int] = {}
-        text = [[number.setdefault(r, len(number)) for r in c.responses[:2]] for c in dataset.corpus]
-        sparse = convex.featurize(list(number), config)
-        small = len(number) <= _REDUCE_TEXTS
-        _FEATURES[key] = (convex.reduce(sparse) if small else sparse, np.asarray(text, np.int64))
+        text = dataset.texts().astype(np.int64)
+        responses = {
+            r: None for c in dataset.corpus for r in c.responses[:2]
+        }  # in the order that texts() numbers
+        sparse = convex.featurize(list(responses), config)
+        small = len(responses) <= _REDUCE_TEXTS
+        _FEATURES[key] = (convex.reduce(sparse) if small else sparse, text)
     return _FEATURES[key]
 
 

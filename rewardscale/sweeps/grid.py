@@ -20,13 +20,15 @@ class Cell:
     """One run wanted, and what it will take.
 
     Attributes:
-      run: its config. raw_pairs, cost, keep_rate: see Subset (keep_rate: pairs / raw pairs).
+      run: its config. raw_pairs, cost: see Subset.
+      distinct: how many different responses its pairs are made of.
       tokens, flops: of the whole training (None for convex models).
     """
 
     run: RunConfig
     raw_pairs: int
     cost: float
+    distinct: int
     tokens: int | None
     flops: float | None
 
@@ -82,11 +84,13 @@ def _grid_cells(
         raise ConfigError(f"sweep.folds={grid.folds}: the data has {dataset.folds or 'no'} folds")
     folds = range(grid.folds) if dataset.folds else (-1,)
     draws = range(grid.first_draw, grid.first_draw + grid.draws)
+    texts = dataset.texts()
     for level, draw in itertools.product(grid.levels, draws):
         curated = dataset.level(level, draw)
         data = {"corpus": dataset.corpus.fingerprint, "level": curated.fingerprint}
         for fold, pairs in itertools.product(folds, grid.pairs):
             chosen = subset(curated, pairs, pool=dataset.pool(fold), seed=config.seed, draw=draw)
+            distinct = len(np.unique(texts[chosen.rows]))
             evaluations = {name: e.fingerprint for name, e in dataset.evaluations(fold).items()}
             for name in grid.models:
                 scales = (1.0,) if is_convex(name) else grid.learning_rate_scales
@@ -108,7 +112,7 @@ def _grid_cells(
                         | ({} if is_convex(name) or view is None else {"view": view.key}),
                         evaluations=evaluations,
                     )
-                    yield _cell(run, chosen, sizes)
+                    yield _cell(run, chosen, distinct, sizes)
 
 
 def _recipe(config: SweepConfig, model: str, scale: float) -> Recipe:
@@ -120,14 +124,14 @@ def _recipe(config: SweepConfig, model: str, scale: float) -> Recipe:
     return dataclasses.replace(config.recipe, learning_rate=config.learning_rates[model] * scale)
 
 
-def _cell(run: RunConfig, chosen: Subset, sizes: _Sizes | None) -> Cell:
+def _cell(run: RunConfig, chosen: Subset, distinct: int, sizes: _Sizes | None) -> Cell:
     tokens = operations = None
     if isinstance(run.model, ModelConfig) and run.recipe is not None and sizes is not None:
         epochs = run.recipe.positions(run.pairs) / run.pairs
         tokens = round(float(sizes.tokens[chosen.rows].sum()) * epochs)
         keys = float(sizes.keys[chosen.rows].sum()) * epochs
         operations = flops.training_flops(run.model, tokens=tokens, keys=keys)
-    return Cell(run, chosen.raw_pairs, chosen.cost, tokens, operations)
+    return Cell(run, chosen.raw_pairs, chosen.cost, distinct, tokens, operations)
 
 
 def _tree_sizes(config: SweepConfig, view: TokenisedView) -> _Sizes:

@@ -28,6 +28,7 @@ SCHEMA = pl.Schema(
         "cost": pl.Float64,
         "cost_unit": pl.String,
         "keep_rate": pl.Float64,
+        "distinct": pl.Int64,
         "draw": pl.Int64,
         "fold": pl.Int64,
         "seed": pl.Int64,
@@ -56,6 +57,19 @@ SCHEMA = pl.Schema(
 )
 
 
+CLUSTER_SCHEMA = pl.Schema(
+    {
+        "run_id": pl.String,
+        "eval_set": pl.String,
+        "cluster": pl.String,
+        "eval_pairs": pl.Int64,
+        "accuracy": pl.Float64,
+        "loss": pl.Float64,
+        "loss_recalibrated": pl.Float64,
+    }
+)
+
+
 def collect(
     config: SweepConfig, cells: list[Cell], workdir: Path, *, cost_unit: str
 ) -> tuple[pl.DataFrame, list[dict]]:
@@ -72,9 +86,21 @@ def collect(
             rows.append(
                 shared
                 | {"eval_set": name, "eval_pairs": score["pairs"]}
-                | {key: value for key, value in score.items() if key != "pairs"}
+                | {key: value for key, value in score.items() if key not in ("pairs", "clusters")}
             )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row"), missing
+
+
+def by_cluster(cells: list[Cell], workdir: Path) -> pl.DataFrame:
+    """A row a run, evaluation set and cluster of evaluation pairs (prompt, debate), of the cells that are done."""
+    rows = []
+    for cell in cells:
+        result = read_result(workdir, cell.run_id) or {"scores": {}}
+        for name, score in result["scores"].items():
+            for cluster, own in score.get("clusters", {}).items():
+                own = {"eval_pairs" if key == "pairs" else key: value for key, value in own.items()}
+                rows.append({"run_id": cell.run_id, "eval_set": name, "cluster": cluster} | own)
+    return pl.DataFrame(rows, schema=CLUSTER_SCHEMA, orient="row")
 
 
 def identity(cell: Cell) -> dict[str, Any]:
@@ -128,6 +154,7 @@ def _run_columns(sweep: str, cell: Cell, result: dict[str, Any], cost_unit: str)
         "cost": cell.cost,
         "cost_unit": cost_unit,
         "keep_rate": run.pairs / cell.raw_pairs,
+        "distinct": cell.distinct,
         "draw": run.draw,
         "fold": run.fold,
         "seed": run.seed,

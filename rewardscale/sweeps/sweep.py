@@ -116,6 +116,8 @@ def finish(sweep: Plan, failed: dict[str, str]) -> list[dict[str, Any]]:
     )
     missing = [m | {"reason": failed.get(m["run_id"], m["reason"])} for m in missing]
     results.write_table(table, sweep.workdir / "results.parquet")
+    clusters = results.by_cluster(sweep.cells, sweep.workdir)
+    results.write_table(clusters, sweep.workdir / "results_by_cluster.parquet")
     atomic.write_json(sweep.workdir / "missing.json", missing)
     return missing
 
@@ -163,7 +165,12 @@ class _Trackers:
             tracker.log(self._records.pop(run_id, []))
             result = runs.read_result(self._sweep.workdir, run_id) or {"scores": {}}
             tracker.summary(
-                {f"{s}/{k}": v for s, score in result["scores"].items() for k, v in score.items()}
+                {
+                    f"{s}/{k}": v
+                    for s, of in result["scores"].items()
+                    for k, v in of.items()
+                    if k != "clusters"
+                }
             )
             tracker.close()
 

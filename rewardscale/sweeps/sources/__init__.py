@@ -1,0 +1,1 @@
+"""Sources of pairs: one file each; `sweeps/datasets.py` chooses."""
