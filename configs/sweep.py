@@ -3,6 +3,9 @@
 python -m rewardscale.launch --config=sweep.py                        # default: planted world
 python -m rewardscale.launch --config=sweep.py:smoke                  # the same in small, under a minute
 python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR   # ukpconvarg1: people's votes
+python -m rewardscale.launch --config=sweep.py:convex                 # a planted convex world, law known: a minute
+python -m rewardscale.launch --config=sweep.py:dose_objective --data_dir=DIR   # known flips, MMLU-Pro answers
+python -m rewardscale.launch --config=sweep.py:dose_votes --data_dir=DIR       # known flips, ukpconvarg1
 python -m rewardscale.launch --config=sweep.py:full                   # 5 sizes x 7 data sizes x 5 draws: hours
 python -m rewardscale.launch --config=sweep.py:tune                   # learning rates, on validation
 """
@@ -13,11 +16,21 @@ from rewardscale.sweeps.configfile import choose_variant, defaults
 
 # Peak rate 0.08 / width, tuned at raw and at gold on validation: experiments/000_default_sweep.
 RATE_TIMES_WIDTH = 0.08
+_DOSES = (0.1, 0.2, 0.3, 0.4)  # rates of flips
+_DOSE_L2 = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # many flips and few pairs want more than 10
 
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults()
-    variants = {"": _planted, "smoke": _smoke, "votes": _votes, "full": _full, "tune": _tune}
+    variants = {
+        "": _planted,
+        "smoke": _smoke,
+        "votes": _votes,
+        "convex": _convex,
+        "full": _full,
+        "tune": _tune,
+    }
+    variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes}
     choose_variant(variant, variants, "sweep.py")(config)
     return config
 
@@ -102,6 +115,55 @@ def _votes(config: ConfigDict) -> None:
     config.recipe.max_length = 288
     config.runtime.rows_per_microbatch = 2
     config.runtime.scan_layers = False
+
+
+def _convex(config: ConfigDict) -> None:
+    """A law that is known: alpha, beta, E, and what each level does to them (truth.json beside the corpus).
+
+    `also`: the student that knows all words, where labels without noise make another exponent in D.
+    """
+    config.name = "convex"
+    config.data.source = "planted_linear"
+    config.convex.l2_grid = (1e-7,)  # 17 weights need no more, and more would bend the curves
+    config.sweep.models = ("vocab16", "vocab32", "vocab64", "vocab128", "vocab256")
+    config.sweep.pairs = (250, 500, 1000, 2000, 4000, 8000, 16_000)
+    config.sweep.levels = ("raw", "biased", "weakly_corrected", "weakly_filtered", "gold")
+    config.sweep.draws = 5
+    config.also.models = ("vocab512",)
+    config.also.pairs = config.sweep.pairs
+    config.also.levels = ("raw", "gold", "deterministic+flip0.2", "deterministic")
+    config.also.draws = 5
+
+
+def _dose_objective(config: ConfigDict) -> None:
+    """Experiment 004: known flips on right-wrong pairs of MMLU-Pro answers matched in length, style and letter.
+
+    1 model x 7 sizes x 5 rates x 10 draws = 350 runs: about 5 min on two cores, and 1 for the data. The reward
+    sees the answer and not the question: it learns little, about 0.006 nats of 0.693 from 16,000 clean pairs.
+    """
+    config.name = "dose-objective"
+    config.data.source = "objective"
+    config.convex.ngram = 1
+    config.convex.l2_grid = _DOSE_L2
+    config.sweep.models = ("hash16384",)
+    config.sweep.pairs = (250, 500, 1000, 2000, 4000, 8000, 16_000)
+    config.sweep.levels = ("key", *(f"key+flip{rate}" for rate in _DOSES))
+    config.sweep.draws = 10
+
+
+def _dose_votes(config: ConfigDict) -> None:
+    """Experiment 004: known flips on people's gold labels (ukpconvarg1, strict).
+
+    1 model x 7 sizes x 5 rates x 10 draws x 4 folds = 1,400 runs.
+    """
+    config.name = "dose-votes"
+    config.data.source = "votes"
+    config.convex.l2_grid = _DOSE_L2
+    config.sweep.models = ("hash16384",)
+    config.sweep.pairs = (125, 250, 500, 1000, 2000, 4000, 6000)  # no fold has 8,000
+    config.sweep.levels = ("strict", *(f"strict+flip{rate}" for rate in _DOSES))
+    config.sweep.draws = 10
+    config.sweep.folds = 4
 
 
 def _models(config: ConfigDict, *widths: int) -> None:

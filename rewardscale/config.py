@@ -109,6 +109,23 @@ class ConvexConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VocabularyConfig(ConvexConfig):
+    """A reward linear in counts of stems, read through a vocabulary of limited size: a frozen backbone and a head.
+
+    The backbone knows the `width` words that are commonest in the corpus (ties in order of name; punctuation is
+    no word) and nothing of the others. Words that share what follows their last underscore are forms of one stem
+    and add to one count ("f07_s03" and "f12_s03"; a word without underscore is its own stem). The head has a weight
+    a stem, and one for length. So width is the model-size axis, while the number of weights estimated need not
+    grow with it. ngram and seed do nothing.
+    """
+
+    @property
+    def params(self) -> int:
+        """Words known: rows of the frozen backbone. The head has at most as many weights."""
+        return self.width
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a transformer reward model is trained. All of it enters the run id.
 
@@ -269,6 +286,58 @@ class PlantedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LinearConfig:
+    """A planted convex world (data/planted_linear.py), its labels and its weak simulated curator.
+
+    Attributes:
+      stems: what the gold reward is linear in, and what a student has weights for. forms: words a stem.
+      unseen, alpha: the words past the first r forms carry the share unseen * r^-alpha of the margin's variance,
+        for r up to `ranked_forms`; the later forms carry the rest in equal parts.
+      margin_sd: standard deviation of gold(first) - gold(second), nats.
+      longest_filler: most full stops that pad a response, any number being as likely. topics: prompts.
+      flip_rate: how often a raw label is wrong. bias_rate: how often a biased label follows length.
+      curator_accuracy: how often the weak curator's verdict is the gold label, whatever the pair.
+      curator_cost, gold_cost: of a curator's verdict and of a gold label, where a raw label costs 1.
+    """
+
+    seed: int = 0
+    stems: int = 16
+    forms: int = 32
+    ranked_forms: int = 16
+    unseen: float = 0.3
+    alpha: float = 1.0
+    margin_sd: float = 2.0
+    longest_filler: int = 16
+    topics: int = 8
+    train: int = 40_000
+    validation: int = 4_000
+    test: int = 8_000
+    flip_rate: float = 0.2
+    bias_rate: float = 0.3
+    curator_accuracy: float = 0.7
+    curator_cost: float = 1.0
+    gold_cost: float = 3.0
+
+    def __post_init__(self) -> None:
+        path = "data.planted_linear"
+        _positive(path, self, "alpha", "margin_sd", "train", "validation", "test", "longest_filler")
+        if self.stems < 2 or self.topics < 2:
+            raise ConfigError(f"{path}: stems and topics must be 2 or more")
+        if not 1 <= self.ranked_forms < self.forms < 100 or not 0 < self.unseen <= 0.5:
+            raise ConfigError(
+                f"{path}: 1 <= ranked_forms={self.ranked_forms} < forms={self.forms} < 100 and "
+                f"0 < unseen={self.unseen} <= 0.5 are needed"
+            )
+        last = self.ranked_forms
+        least = last + math.ceil(1 / ((last / (last - 1)) ** self.alpha - 1) - 1e-9) if last > 1 else 2
+        if self.forms < least:
+            raise ConfigError(
+                f"{path}.forms={self.forms} must be at least {least}, or the words after ranked_forms={last}, which "
+                "share what is left, would be commoner than those before"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class VotesConfig:
     """Real people's votes on pairs (ukpconvarg1), split by debate.
 
@@ -285,15 +354,52 @@ class VotesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Right-wrong pairs of answers to one question (mmlu-pro-responses), split by question.
+
+    Attributes:
+      max_pairs: pairs of all splits together, at most; `validation` and `test`: their shares of the questions.
+      pairs_per_question: at most. No answer is in two pairs.
+      caliper: the longer answer of a pair has at most this many times the characters of the shorter.
+      shortest, longest: answers of fewer characters or more words are left out.
+      match_models: whether the models that answered are balanced too, besides length, style and letters.
+      bpe_vocab: size of the byte-level BPE vocabulary trained on the corpus's texts (transformers).
+    """
+
+    max_pairs: int = 32_000
+    pairs_per_question: int = 4
+    caliper: float = 1.25
+    shortest: int = 60
+    longest: int = 200
+    match_models: bool = False
+    validation: float = 0.13
+    test: float = 0.19
+    bpe_vocab: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        path = "data.objective"
+        _positive(path, self, "max_pairs", "pairs_per_question", "longest", "validation", "test")
+        if not self.caliper > 1:
+            raise ConfigError(f"{path}.caliper={self.caliper} is a ratio of lengths: greater than 1")
+        if not self.validation + self.test < 1:
+            raise ConfigError(
+                f"{path}: validation={self.validation} and test={self.test} leave no training questions"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where pairs come from: `source` is "planted" or "votes"."""
+    """Where pairs come from: `source` is "planted", "planted_linear", "votes" or "objective"."""
 
     source: str = "planted"
     planted: PlantedConfig = PlantedConfig()
+    planted_linear: LinearConfig = LinearConfig()
     votes: VotesConfig = VotesConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
 
     def __post_init__(self) -> None:
-        _choice("data.source", self.source, ("planted", "votes"))
+        _choice("data.source", self.source, ("planted", "planted_linear", "votes", "objective"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +407,8 @@ class Grid:
     """Axes whose product is a set of cells.
 
     Attributes:
-      models: names of presets ("w16": a transformer of width 16; "hash4096": convex, 4096 buckets).
+      models: names of presets ("w16": a transformer of width 16; "hash4096": convex, 4096 buckets; "vocab64":
+        convex, the 64 commonest words).
       pairs: sizes of the subsets trained on. levels: curation levels.
       draws: number of draws (permutation, initialisation and order); `first_draw` the first one's number.
       folds: number of folds used (sources that are split by group), 1 otherwise.

@@ -1,8 +1,8 @@
 """The prediction of experiment 004, from clean runs alone: python predict.py SWEEP_DIR LEVEL [MODEL]
 
-Reads the rewards of the runs at LEVEL (no added flips) and the largest data size, divides each run's test margins by its
-temperature (fitted on validation pairs), and takes them for the distribution of true margins: P(observed label) =
-sigmoid(margin). Adding flips at rate eta then costs, in pairs at equal recalibrated loss,
+Reads the rewards of the runs at LEVEL (no added flips) and the largest data size, divides each run's test margins by
+its temperature (fitted on validation pairs), and takes them for the distribution of true margins: P(observed label)
+= sigmoid(margin). Adding flips at rate eta then costs, in pairs at equal recalibrated loss,
 
     sandwich:     plain Bradley-Terry loss, orthogonal features (rewardscale.scaling.theory.sandwich_der)
     lower bound:  1 / (1 - 2 eta)^2
@@ -41,7 +41,9 @@ def main(workdir: Path, level: str, model: str | None) -> None:
     margins = recalibrated_margins(workdir, level, model)
     quartiles = np.quantile(margins, [0.25, 0.5, 0.75])
     spread = float(np.sqrt((margins**2).mean()))
-    print(f"{level}, {model}: {len(margins):,} margins, root mean square {spread:.2f}, quartiles {quartiles.round(2)}\n")
+    print(
+        f"{level}, {model}: {len(margins):,} margins, root mean square {spread:.2f}, quartiles {quartiles.round(2)}\n"
+    )
     sample = np.quantile(margins, (np.arange(4000) + 0.5) / 4000)
     symmetric = np.concatenate([sample, -sample])
     print("| flips added | 0.1 | 0.2 | 0.3 | 0.4 |\n| --- | --- | --- | --- | --- |")

@@ -16,7 +16,9 @@ tolerance; otherwise ConvergenceError.
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import math
 import re
 from collections import Counter
@@ -26,7 +28,7 @@ from typing import cast
 import numpy as np
 from scipy import optimize, sparse, special
 
-from rewardscale.config import ConvexConfig
+from rewardscale.config import ConvexConfig, VocabularyConfig
 
 Features = np.ndarray | sparse.csr_array
 
@@ -94,7 +96,11 @@ def featurize(texts: Sequence[str], config: ConvexConfig) -> sparse.csr_array:
     Tokens are lower-cased words (with inner apostrophes) and single punctuation marks. A bucket holds
     log(1 + number of n-grams that fall into it); the last column is the length feature, if any. The
     buckets of half the width are those of the full width, merged two by two.
+
+    With a VocabularyConfig: `vocabulary_features`, float64 [texts, stems known (+ 1)].
     """
+    if isinstance(config, VocabularyConfig):
+        return vocabulary_features(texts, config)
     columns, values, starts = [], [], [0]
     buckets: dict[str, int] = {}
     for text in texts:
@@ -112,6 +118,40 @@ def featurize(texts: Sequence[str], config: ConvexConfig) -> sparse.csr_array:
         starts.append(len(columns))
     data = np.log1p(np.asarray(values, np.float64))
     return sparse.csr_array((data, columns, starts), shape=(len(texts), config.params))
+
+
+def vocabulary_features(texts: Sequence[str], config: VocabularyConfig) -> sparse.csr_array:
+    """How often each stem's known words occur, float64 [texts, stems (+ 1)]; last log(1 + tokens), if wanted.
+
+    The `config.width` words that are commonest in `texts` are known; stems are in order of their commonest word.
+    """
+    words, word, row = _numbered(tuple(texts))
+    frequency = np.bincount(word, minlength=len(words))
+    ranked = sorted(range(len(words)), key=lambda i: (-frequency[i], words[i]))
+    known = [i for i in ranked if words[i][0].isalnum()][: config.width]
+    stems: dict[str, int] = {}
+    column = np.full(len(words), -1)
+    for i in known:
+        column[i] = stems.setdefault(words[i].rpartition("_")[2], len(stems))
+    keep = column[word] >= 0
+    counts = sparse.csr_array(
+        (np.ones(keep.sum()), (row[keep], column[word[keep]])), shape=(len(texts), len(stems))
+    )
+    if not config.length_feature:
+        return counts
+    length = np.log1p(np.bincount(row, minlength=len(texts)).astype(np.float64))
+    return sparse.csr_array(sparse.hstack([counts, sparse.csr_array(length[:, None])]))
+
+
+@functools.lru_cache(maxsize=1)  # vocabularies of all sizes read the same texts
+def _numbered(texts: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """All words; and of each token of `texts`, in order, which word it is and in which text."""
+    number: dict[str, int] = {}
+    ids = [
+        [number.setdefault(token, len(number)) for token in _TOKEN.findall(text.lower())] for text in texts
+    ]
+    word = np.fromiter(itertools.chain.from_iterable(ids), np.int64)
+    return list(number), word, np.repeat(np.arange(len(texts)), [len(of) for of in ids])
 
 
 def _ngrams(tokens: list[str], longest: int) -> Iterator[str]:

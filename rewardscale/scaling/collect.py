@@ -71,7 +71,7 @@ class Sweep:
 
     ``table``: one row a (run, evaluation set), the schema of results.parquet, zero rows where no run has
     finished. ``meta``: sweep.json. ``missing``: one dict a planned cell without a result, each with a
-    ``reason``.
+    ``reason``. ``clusters``: one row a (run, evaluation set, cluster of its pairs), None where not recorded.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Sweep:
     table: pl.DataFrame
     meta: dict[str, Any]
     missing: list[dict[str, Any]]
+    clusters: pl.DataFrame | None = None
 
     @property
     def headline_eval(self) -> str:
@@ -133,7 +134,9 @@ def load_sweep(workdir: str | os.PathLike[str], *, allow_unfinished: bool = Fals
     missing_file = directory / "missing.json"
     listed = _read_json(missing_file, list, "delete it and collect again") if missing_file.is_file() else []
     missing = _missing(meta.get("cells") or [], listed, set(table["run_id"]))
-    return Sweep(name=str(meta["name"]), directory=directory, table=table, meta=meta, missing=missing)
+    by_cluster = directory / "results_by_cluster.parquet"
+    clusters = pl.read_parquet(by_cluster) if by_cluster.is_file() else None
+    return Sweep(str(meta["name"]), directory, table, meta, missing, clusters)
 
 
 def per_draw(

@@ -2,8 +2,8 @@
 
 One look for all (``panels``): a panel a model, a colour and a marker a level, draws as small dots, means
 with one standard error, log axes, the legend above. The tables have columns family, model, level, kind
-("mean", "draw", "fit", "bayes", "chance"), quantity, x, y, se, draws, draw; family is null for lines that
-cross every panel.
+("mean", "held-out", "draw", "fit", "extrapolated", "bayes", "chance"), quantity, x, y, low, high, se, draws, draw;
+family is null for lines that cross every panel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from rewardscale.scaling.collect import (
@@ -27,8 +26,7 @@ from rewardscale.scaling.collect import (
     per_draw,
     write_atomic,
 )
-from rewardscale.scaling.fit import POOR, preliminary_fits
-from rewardscale.scaling.forms import power_law
+from rewardscale.scaling.level_fits import CurveFit, fit_curves
 from rewardscale.scaling.panels import COLUMNS, LABELS, draw, look
 
 if TYPE_CHECKING:
@@ -41,12 +39,19 @@ _TABLE = {
     "kind": pl.String,
     "quantity": pl.String,
 }
-_TABLE |= {"x": pl.Float64, "y": pl.Float64, "se": pl.Float64, "draws": pl.Int64, "draw": pl.Int64}
+_TABLE |= {"x": pl.Float64, "y": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+_TABLE |= {"se": pl.Float64, "draws": pl.Int64, "draw": pl.Int64}
 
 
-def loss_vs_pairs(sweep: Sweep, eval_set: str | None = None) -> tuple[Figure, pl.DataFrame]:
-    """Recalibrated log-loss against pairs trained on; lines: preliminary power law; dotted: Bayes loss."""
-    return _against(sweep, "loss_recalibrated", "pairs", eval_set, fits=True)
+def loss_vs_pairs(
+    sweep: Sweep, eval_set: str | None = None, fits: list[CurveFit] | None = None
+) -> tuple[Figure, pl.DataFrame]:
+    """Recalibrated log-loss against pairs trained on; lines: power laws with bands; dotted: Bayes loss.
+
+    ``fits`` saves fitting anew what was fitted already.
+    """
+    made = fit_curves(sweep, eval_set=eval_set) if fits is None else fits
+    return _against(sweep, "loss_recalibrated", "pairs", eval_set, made)
 
 
 def accuracy_vs_pairs(sweep: Sweep, eval_set: str | None = None) -> tuple[Figure, pl.DataFrame]:
@@ -149,16 +154,16 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
 
 
-def _against(sweep: Sweep, y: str, x: str, eval_set: str | None, fits: bool = False):
+def _against(sweep: Sweep, y: str, x: str, eval_set: str | None, fits: list[CurveFit] | None = None):
     with look():
         points = _points(sweep, y, x, eval_set)
-        if fits:
-            points = pl.concat([points, _fit_lines(sweep, y, points, eval_set)])
+        if fits is not None:
+            points = pl.concat([_marked(points, fits), _fit_lines(y, fits)])
         if y != "accuracy":
             points = pl.concat([points, _horizontals(sweep, points, eval_set)])
         label = LABELS["pairs"] if x == "pairs" else _cost_label(sweep)
         layout = [[(panel, y) for panel in row] for row in _wrap(_models(points))]
-        return draw(sweep, points, layout, label, join=not fits), points
+        return draw(sweep, points, layout, label, join=fits is None), points
 
 
 def _wrap(panels: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
@@ -181,23 +186,57 @@ def _points(sweep: Sweep, y: str, x: str, eval_set: str | None) -> pl.DataFrame:
 
 
 def _rows_of(means: pl.DataFrame, draws: pl.DataFrame, quantity: str) -> pl.DataFrame:
-    means = means.with_columns(y=pl.col("mean"), kind=pl.lit("mean"), draw=pl.lit(None, pl.Int64))
-    draws = draws.with_columns(kind=pl.lit("draw"), se=pl.lit(None, pl.Float64), draws=pl.lit(None, pl.Int64))
+    none = {"low": pl.lit(None, pl.Float64), "high": pl.lit(None, pl.Float64)}
+    means = means.with_columns(y=pl.col("mean"), kind=pl.lit("mean"), draw=pl.lit(None, pl.Int64), **none)
+    draws = draws.with_columns(
+        kind=pl.lit("draw"), se=pl.lit(None, pl.Float64), draws=pl.lit(None, pl.Int64), **none
+    )
     both = [table.with_columns(quantity=pl.lit(quantity)).select(list(_TABLE)) for table in (means, draws)]
     return pl.concat(both)
 
 
-def _fit_lines(sweep: Sweep, y: str, points: pl.DataFrame, eval_set: str | None) -> pl.DataFrame:
-    """The preliminary fits inside the range of their data: nothing is extrapolated, and a poor fit is not drawn."""
-    rows = []
-    means = points.filter(pl.col("kind") == "mean")
-    for fit in preliminary_fits(sweep, y, eval_set).filter(pl.col("rms") <= POOR).iter_rows(named=True):
-        own = means.filter(pl.all_horizontal(pl.col(k) == fit[k] for k in ("family", "model", "level")))
-        xs = np.geomspace(fit["first"], own["x"].max(), 40)  # type: ignore[arg-type]
-        for at, value in zip(xs, power_law(xs, fit["floor"], fit["scale"], fit["exponent"]), strict=True):
-            key = {name: fit[name] for name in ("family", "model", "level")}
-            rows.append(key | {"kind": "fit", "quantity": y, "x": float(at), "y": float(value)})
-    return pl.DataFrame(rows, schema=_TABLE)
+def _marked(points: pl.DataFrame, fits: list[CurveFit]) -> pl.DataFrame:
+    """The points, with those that the drawn fits have not seen marked."""
+    hidden = [
+        {
+            "family": f.family,
+            "model": f.model,
+            "level": f.level,
+            "x": float(pairs),
+            "kind": "mean",
+            "hidden": True,
+        }
+        for f in fits
+        for pairs in f.held_out
+        if len(f.line)
+    ]
+    schema = {name: _TABLE[name] for name in ("family", "model", "level", "x", "kind")} | {
+        "hidden": pl.Boolean
+    }
+    keys = ["family", "model", "level", "x", "kind"]
+    joined = points.join(pl.DataFrame(hidden, schema=schema), on=keys, how="left", maintain_order="left")
+    kind = pl.when(pl.col("hidden")).then(pl.lit("held-out")).otherwise(pl.col("kind"))
+    return joined.with_columns(kind.alias("kind")).select(list(_TABLE))
+
+
+def _fit_lines(quantity: str, fits: list[CurveFit]) -> pl.DataFrame:
+    """The fitted curves; what lies beyond the sizes they were fitted to is of kind "extrapolated"."""
+    out = [pl.DataFrame(schema=_TABLE)]
+    for f in fits:
+        beyond = pl.col("extrapolated") | (pl.col("extrapolated").shift(-1).fill_null(False))
+        inside = f.line.filter(~pl.col("extrapolated")).with_columns(kind=pl.lit("fit"))
+        dashed = f.line.filter(beyond & pl.col("extrapolated").any()).with_columns(
+            kind=pl.lit("extrapolated")
+        )
+        key = {"family": f.family, "model": f.model, "level": f.level, "quantity": quantity}
+        both = pl.concat([inside, dashed]).with_columns(
+            *(pl.lit(value).alias(name) for name, value in key.items()),
+            se=pl.lit(None, pl.Float64),
+            draws=pl.lit(None, pl.Int64),
+            draw=pl.lit(None, pl.Int64),
+        )
+        out.append(both.select(list(_TABLE)))
+    return pl.concat(out)
 
 
 def _horizontals(

@@ -123,9 +123,9 @@ def draw(
     """
     styles = level_styles(points["level"].drop_nulls())
     handles, labels = _legend_entries(styles, set(points["kind"]), join)
-    columns = _legend_columns(labels)
-    figure, grid = _panels(layout, head=0.07 + 0.145 * math.ceil(len(labels) / columns))
-    names = titles or {key: _title(sweep, *key) for row in layout for key, _ in row}
+    columns = legend_columns(labels)
+    figure, grid = frames(layout, head=0.07 + 0.145 * math.ceil(len(labels) / columns))
+    names = titles or {key: panel_title(sweep, *key) for row in layout for key, _ in row}
     widest = max(len(name) for name in names.values())
     for (row, column), axes in grid.items():
         key, quantity = layout[row][column]
@@ -136,22 +136,22 @@ def draw(
             axes.axhline(y, **_HORIZONTAL[kind])
         spread = points if titles is None else own
         inches = axes.get_position().width * WIDTH
-        _axis(axes, "x", spread["x"].min(), spread["x"].max(), log=True, room=int(3 * inches))
-        _axis(axes, "y", *_limits(points), log=quantity != "accuracy", room=8)
-        _plain(axes.set_title(names[key], loc="left", pad=4, fontsize=min(8.0, 8.0 * 17 * inches / widest)))
+        set_axis(axes, "x", spread["x"].min(), spread["x"].max(), log=True, room=int(3 * inches))
+        set_axis(axes, "y", *_limits(points), log=quantity != "accuracy", room=8)
+        plain(axes.set_title(names[key], loc="left", pad=4, fontsize=min(8.0, 8.0 * 17 * inches / widest)))
         below = any((r, column) in grid for r in range(row + 1, len(layout)))
         axes.tick_params(labelbottom=not below or titles is not None, labelleft=column == 0)
         if column == 0:
             y = axes.get_position().y0 + axes.get_position().height / 2
             aligned = {"rotation": 90, "ha": "left", "va": "center", "ma": "center"}
-            _plain(figure.text(0.04 / WIDTH, y, LABELS[quantity], **aligned))
+            plain(figure.text(0.04 / WIDTH, y, LABELS[quantity], **aligned))
     middle = (_LEFT + WIDTH - _RIGHT) / 2 / WIDTH
-    _plain(figure.text(middle, 0.05 / figure.get_figheight(), xlabel, ha="center", va="bottom"))
-    _legend(figure, handles, labels, columns)
+    plain(figure.text(middle, 0.05 / figure.get_figheight(), xlabel, ha="center", va="bottom"))
+    legend_above(figure, handles, labels, columns)
     return figure
 
 
-def _legend(figure: Figure, handles: list, labels: list[str], columns: int) -> None:
+def legend_above(figure: Figure, handles: list, labels: list[str], columns: int) -> None:
     """Above the panels, read row by row (matplotlib fills legends column by column)."""
     order = [i for column in range(columns) for i in range(len(labels))[column::columns]]
     legend = figure.legend(
@@ -169,16 +169,17 @@ def _legend(figure: Figure, handles: list, labels: list[str], columns: int) -> N
         labelspacing=0.35,
     )
     for text in legend.get_texts():
-        _plain(text)
+        plain(text)
 
 
-def _plain(text: Text) -> None:
+def plain(text: Text) -> None:
     """No ligatures: "fi" as one glyph puts a second subset of the font into a PDF, which takes .25 s."""
     if hasattr(text, "set_fontfeatures"):  # matplotlib 3.11 shapes text, earlier ones have no ligatures
         text.set_fontfeatures(("-liga",))
 
 
-_FIT_DASH = (0, (4, 1.2))
+_FIT_DASH: Any = (0, (4, 1.2))
+_SOLID: Any = "-"
 _LEFT, _RIGHT, _FOOT, _GAP = 0.74, 0.08, 0.42, 0.14  # inches
 _HORIZONTAL: dict[str, dict[str, Any]] = {
     "bayes": {"color": "#333333", "linestyle": (0, (1, 1.6)), "linewidth": 1.1, "zorder": 1.5},
@@ -186,23 +187,30 @@ _HORIZONTAL: dict[str, dict[str, Any]] = {
 }
 
 
-def _panels(layout: Sequence[Sequence], head: float) -> tuple[Figure, dict[tuple[int, int], Axes]]:
+def frames(
+    layout: Sequence[Sequence],
+    head: float,
+    *,
+    left: float = _LEFT,
+    gap: float = _GAP,
+    height: float | None = None,
+) -> tuple[Figure, dict[tuple[int, int], Axes]]:
     """The empty figure, laid out in inches: exact, quick, and the same whatever is drawn in it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in layout)
-    width = (WIDTH - _LEFT - _RIGHT - _GAP * (columns - 1)) / columns
-    height = {1: 2.5, 2: 2.2}.get(columns, 1.8)
+    width = (WIDTH - left - _RIGHT - gap * (columns - 1)) / columns
+    height = height or {1: 2.5, 2: 2.2}.get(columns, 1.8)
     title = 0.22
-    total = head + len(layout) * (title + height) + _GAP * (len(layout) - 1) + _FOOT
+    total = head + len(layout) * (title + height) + gap * (len(layout) - 1) + _FOOT
     figure = Figure(figsize=(WIDTH, total))
     FigureCanvasAgg(figure)
     grid = {}
     for r, row in enumerate(layout):
-        bottom = total - head - (r + 1) * (title + height) - r * _GAP
+        bottom = total - head - (r + 1) * (title + height) - r * gap
         for c in range(len(row)):
-            box = ((_LEFT + c * (width + _GAP)) / WIDTH, bottom / total, width / WIDTH, height / total)
+            box = ((left + c * (width + gap)) / WIDTH, bottom / total, width / WIDTH, height / total)
             grid[r, c] = figure.add_axes(box)
     return figure, grid
 
@@ -214,26 +222,53 @@ def _curves(axes: Axes, own: pl.DataFrame, styles: dict[str, Style], join: bool)
 
     for order, (level, style) in enumerate(styles.items()):
         of = own.filter(pl.col("level") == level).sort("x")
-        dots, means, fit = (of.filter(pl.col("kind") == kind) for kind in ("draw", "mean", "fit"))
+        dots, fit, beyond = (of.filter(pl.col("kind") == kind) for kind in ("draw", "fit", "extrapolated"))
+        means, hidden = (
+            of.filter(pl.col("kind").is_in(["mean", "held-out"])),
+            of.filter(pl.col("kind") == "held-out"),
+        )
         if means.is_empty():
             continue
-        axes.add_line(Line2D(*_xy(means), color=style.colour, linewidth=0.9 if join else 0.5, zorder=2))
-        axes.add_line(Line2D(*_xy(fit), color=style.colour, linewidth=1.1, linestyle=_FIT_DASH, zorder=2.2))
+        if join or fit.is_empty():
+            axes.add_line(Line2D(*_xy(means), color=style.colour, linewidth=0.9 if join else 0.5, zorder=2))
+        for part, dash in ((fit, _SOLID), (beyond, _FIT_DASH)):
+            axes.add_line(Line2D(*_xy(part), color=style.colour, linewidth=1.0, linestyle=dash, zorder=2.2))
+            _band(axes, part, style.colour)
         look_of_dots = {"linestyle": "none", "marker": "o", "markersize": 1.9, "markeredgewidth": 0}
         axes.add_line(Line2D(*_xy(dots), color=style.colour, alpha=0.55, zorder=2.5, **look_of_dots))
+        known = means.filter(pl.col("kind") == "mean")
         bars = means.filter(pl.col("se").is_not_null()).select("x", "y", "se").rows()
         ends = [[(x, y - se), (x, y + se)] for x, y, se in bars]
         axes.add_collection(
             LineCollection(ends, colors=style.colour, linewidths=1.0, zorder=3), autolim=False
         )
-        axes.add_line(Line2D(*_xy(means), linestyle="none", zorder=3 + order / 100, **_marker(style)))
+        axes.add_line(Line2D(*_xy(known), linestyle="none", zorder=3 + order / 100, **marker_of(style)))
+        hollow = marker_of(style) | {
+            "markerfacecolor": "white",
+            "markeredgecolor": style.colour,
+            "markeredgewidth": 0.9,
+        }
+        axes.add_line(Line2D(*_xy(hidden), linestyle="none", zorder=3.1 + order / 100, **hollow))
+
+
+def _band(axes: Axes, line: pl.DataFrame, colour: str) -> None:
+    """The interval around a line, where it has one."""
+    from matplotlib.collections import PolyCollection
+
+    known = line.filter(pl.col("low").is_not_null() & pl.col("high").is_not_null()).sort("x")
+    if known.is_empty():
+        return
+    outline = [*known.select("x", "high").rows(), *known.select("x", "low").rows()[::-1]]
+    axes.add_collection(
+        PolyCollection([outline], color=colour, alpha=0.15, linewidth=0, zorder=1.8), autolim=False
+    )
 
 
 def _xy(points: pl.DataFrame) -> tuple[list[float], list[float]]:
     return points["x"].to_list(), points["y"].to_list()
 
 
-def _marker(style: Style) -> dict[str, Any]:
+def marker_of(style: Style) -> dict[str, Any]:
     size = 4.4 if style.marker in "PXp*hH><v^" else 3.7
     return {
         "color": style.colour,
@@ -248,11 +283,16 @@ def _legend_entries(styles: dict[str, Style], kinds: set[str], join: bool) -> tu
     from matplotlib.lines import Line2D
 
     width = 0.9 if join or "fit" in kinds else 0.0
-    handles = [Line2D([], [], linewidth=width, **_marker(style)) for style in styles.values()]
+    handles = [Line2D([], [], linewidth=width, **marker_of(style)) for style in styles.values()]
     labels = [level.replace("_", " ") for level in styles]
-    if "fit" in kinds:
-        handles.append(Line2D([], [], color="#777777", linewidth=1.1, linestyle=_FIT_DASH))
-        labels.append("preliminary fit")
+    for kind, dash, label in (("fit", _SOLID, "fit, 95 % band"), ("extrapolated", _FIT_DASH, "extrapolated")):
+        if kind in kinds:
+            handles.append(Line2D([], [], color="#777777", linewidth=1.0, linestyle=dash))
+            labels.append(label)
+    if "held-out" in kinds:
+        empty = {"markerfacecolor": "white", "markeredgecolor": "#777777", "markersize": 4.0}
+        handles.append(Line2D([], [], linestyle="none", marker="o", **empty))
+        labels.append("held out")
     for kind, label in (("bayes", "Bayes loss"), ("chance", "chance, ln 2")):
         if kind in kinds:
             handles.append(Line2D([], [], **_HORIZONTAL[kind]))
@@ -260,7 +300,7 @@ def _legend_entries(styles: dict[str, Style], kinds: set[str], join: bool) -> tu
     return handles, labels
 
 
-def _legend_columns(labels: list[str]) -> int:
+def legend_columns(labels: list[str]) -> int:
     room = WIDTH - _LEFT
     widths = [
         0.39 + 0.057 * len(label) for label in labels
@@ -274,7 +314,7 @@ def _limits(points: pl.DataFrame) -> tuple[float, float]:
     return float(low), float(high)  # type: ignore[arg-type]
 
 
-def _axis(axes: Axes, which: str, low: Any, high: Any, log: bool, room: int) -> None:
+def set_axis(axes: Axes, which: str, low: Any, high: Any, log: bool, room: int) -> None:
     """Limits with a margin, at most about ``room`` ticks with plain labels (1k, 0.35), no minor ticks."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
@@ -328,7 +368,7 @@ def compact(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _title(sweep: Sweep, family: str, model: str | None) -> str:
+def panel_title(sweep: Sweep, family: str, model: str | None) -> str:
     rows = sweep.table.filter((pl.col("family") == family) & (pl.col("model") == model))
     name = (
         model

@@ -8,46 +8,80 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from rewardscale.scaling import figures, figures_levels, report_tables
+from rewardscale.scaling.checklist import checklist
 from rewardscale.scaling.collect import (
-    POINT,
     ScalingError,
     Sweep,
     bayes_loss,
-    common_pairs,
     curve,
     load_sweep,
     per_draw,
     write_atomic,
 )
-from rewardscale.scaling.figures import FIGURES, save
-from rewardscale.scaling.fit import PLATEAU, POOR, base_level, exchange, preliminary_fits, target_level
+from rewardscale.scaling.findings import Findings, findings, predicted_ratios
 from rewardscale.scaling.forms import POWER_LAW
+from rewardscale.scaling.headline import headline
+from rewardscale.scaling.level_fits import PLATEAU, POOR, CurveFit, best_units, fit_curves
 from rewardscale.scaling.page import page, table
 from rewardscale.scaling.panels import level_order
+from rewardscale.scaling.robustness import Settings, der_headline, robustness
 
 _READING = (
     "Dots: draws (the folds of a draw put together). Markers: means; bars: one standard error over draws, "
     "which leaves out the uncertainty of the test set itself."
 )
 CAPTIONS = {
-    "loss_vs_pairs": "Recalibrated log-loss against pairs trained on. Thin lines join means. Dashed: preliminary "
-    f"least-squares fit of {POWER_LAW} to the means below {PLATEAU:.3f} nats (97 % of ln 2, chance), drawn "
-    "inside the data only; none where fewer than four sizes lie there or where it misses the means by more than "
-    f"{POOR:g} nats (root mean square).",
+    "loss_vs_pairs": f"Recalibrated log-loss against pairs trained on. Lines: {POWER_LAW} fitted to the "
+    "means below "
+    f"{PLATEAU:.3f} nats (97 % of ln 2, chance) of the sizes not held out (hollow markers), dashed where "
+    "extrapolated; "
+    "bands: 95 % over draws, from 5 draws on. No line where fewer than four sizes are left or where the "
+    "form misses the means "
+    f"by more than {POOR:.0%} (root mean square); thin lines then join the means.",
     "accuracy_vs_pairs": "Accuracy on held-out pairs against pairs trained on; ties count as wrong.",
-    "loss_vs_cost": "Recalibrated log-loss against what the training pairs cost.",
+    "loss_vs_cost": "Recalibrated log-loss against what the training pairs cost: at a given budget the "
+    "lowest curve wins.",
     "loss_vs_params": "Recalibrated log-loss against model size, at the largest number of pairs that every "
     "curve has.",
     "raw_vs_recalibrated": "Log-loss as trained (upper row) and after one temperature a run, fitted on "
     "validation pairs (lower row), on one scale. What lies between them is calibration.",
+    "ratios": "Data-equivalence ratio: how many pairs (left) or how much cost (right) of the least "
+    "curated level one unit of "
+    "each level is worth at equal recalibrated loss, for the largest model of each family; bands 95 %. "
+    "Above 1 curation "
+    "pays, below 1 more of the least curated level does. Dotted: what the noise put into the labels predicts, "
+    "((1 − 2η) / (1 − 2η_base))², a bound reached at low signal.",
+    "forest": f"Parameters of {POWER_LAW}, each level fitted alone to all its sizes; 95 % intervals.",
+    "collapse": "All levels against pairs counted in pairs of the least curated level: D · (B_base / "
+    "B_q)^(1/β) of the offset "
+    "model L_q(D) = E + B_q · D^−β (line). What does not collapse differs in floor or exponent.",
+    "held_out": f"Losses at the sizes held out, predicted by {POWER_LAW} fitted to the smaller ones, "
+    "against those seen; "
+    "bars: 95 % over draws.",
+    "robustness": "The ratio of the best-curated level, per pair, under every choice that an analyst "
+    "could have made "
+    "otherwise; band: the interval of the first row.",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class _Computed:
+    """What the page shows, computed once; a string is the reason why it isn't there."""
+
+    sweep: Sweep
+    found: list[Findings]
+    fits: list[CurveFit]
+    strips: list[tuple[str, pl.DataFrame]]
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -62,17 +96,21 @@ def write_report(workdir: str | Path) -> Path:
         parts += [_status(sweep, sweep, ""), _provenance(sweep)]
     else:
         shown, remark = _one_rate(sweep)
+        made = _compute(shown)
         parts += [
-            _part("In short", _in_short, shown),
+            _part("In short", lambda: _in_short(made)),
             _status(sweep, shown, remark),
-            _part("What was swept", _grid, shown),
+            _part("What was swept", lambda: _grid(shown)),
             f"<h2>Figures</h2><p>{escape(_READING)}</p>",
-            *(_figure(shown, name, name, None) for name in FIGURES),
+            *(_figure(shown, name, name, draw) for name, draw in _drawings(made).items()),
             *_other_sets(shown),
-            _part("Means over draws", _means, shown),
-            _part("Preliminary fits", _fits, shown),
-            _part("What a curated pair buys", _exchange, shown),
-            _part("Learning rates", _rates, sweep),
+            _part("What a curated pair buys", lambda: report_tables.worth(made.found, shown.cost_unit)),
+            _part("What kind of difference", lambda: report_tables.comparisons(made.found)),
+            _part("Curves, each fitted alone", lambda: report_tables.parameters(made.fits)),
+            _part("Robustness", lambda: report_tables.choices(made.strips)) if made.strips else "",
+            _part("Means over draws", lambda: report_tables.means(shown)),
+            _part("Learning rates", lambda: report_tables.rates(sweep)),
+            _part("Checklist", lambda: _checklist(sweep, made)),
             _provenance(sweep),
         ]
     path = sweep.directory / "report.html"
@@ -80,92 +118,62 @@ def write_report(workdir: str | Path) -> Path:
     return path
 
 
-def headline(sweep: Sweep) -> list[str]:
-    """What the sweep found, in plain sentences computed from its table: levels at the largest size, exchange
-    rate.
-
-    Per family, for its largest model. Raises ScalingError where there is nothing to say.
-    """
-    points = curve(sweep, "loss_recalibrated")
-    sentences = []
-    for family in sorted(points["family"].unique()):
-        of = points.filter(pl.col("family") == family)
-        model = of.sort("params", "model")["model"][-1]
-        one = sweep.filter((pl.col("family") == family) & (pl.col("model") == model))
-        own = of.filter(pl.col("model") == model)
-        at = common_pairs(own)
-        if at is not None:
-            sentences += [_levels_at(one, own, family, at), *_agreement(one, own, at)]
-        sentences += _exchange_sentences(one, own["level"].unique().to_list(), model)
-    return sentences
+def _compute(shown: Sweep) -> _Computed:
+    """Raises nothing: what fails is left empty, and its part of the page says why when it asks again."""
+    try:
+        found = findings(shown)
+    except ScalingError:
+        found = []
+    try:
+        fits = fit_curves(shown)
+    except ScalingError:
+        fits = []
+    return _Computed(shown, found, fits, [strip for f in found for strip in _strip(shown, f)])
 
 
-def _levels_at(one: Sweep, own: pl.DataFrame, family: str, at: int) -> str:
-    accuracy = curve(one, "accuracy").filter(pl.col("pairs") == at)
-    loss = own.filter(pl.col("pairs") == at)
-    said = []
-    for level in level_order(loss["level"]):
-        right, cost = (t.filter(pl.col("level") == level).row(0, named=True) for t in (accuracy, loss))
-        said.append(f"{level} {_percent(right)} and {_value(cost)}")
-    who = f"{own['model'][0]} ({family}, {own['params'][0]:,} parameters)"
-    return f"{who} at {at:,} pairs, accuracy and recalibrated loss on {one.headline_eval}: {'; '.join(said)}."
-
-
-def _agreement(one: Sweep, own: pl.DataFrame, at: int) -> list[str]:
-    """The best-curated level against the uncurated one, paired by draw, on every evaluation set."""
-    levels = own["level"].unique().to_list()
-    base, target = base_level(levels), target_level(levels)
-    if base is None or target is None:
+def _strip(shown: Sweep, f: Findings) -> list[tuple[str, pl.DataFrame]]:
+    """The robustness table of a family's headline ratio, where there is one."""
+    if f.base is None or f.target is None or isinstance(f.ratio(f.target), str):
         return []
-    said, signs = [], set()
-    for name in one.eval_sets:
-        draws = per_draw(one, "loss_recalibrated", "pairs", name).filter(pl.col("pairs") == at)
-        of = (draws.filter(pl.col("level") == level).select("draw", "y") for level in (target, base))
-        both = next(of).join(next(of), on="draw", suffix="_base")
-        gaps = both["y"] - both["y_base"]
-        if gaps.is_empty():
-            return []
-        mean, deviation = float(gaps.mean()), gaps.std()  # type: ignore[arg-type]
-        se = None if deviation is None else float(deviation) / len(gaps) ** 0.5  # type: ignore[arg-type]
-        said.append(f"{mean:+.4f}{'' if se is None else f' ± {se:.4f}'} on {name}".replace("-", "−", 1))
-        signs.add(mean < 0)
-    verdict = "" if len(said) < 2 else " The signs agree." if len(signs) == 1 else " The signs disagree."
-    return [f"There {target} minus {base}, paired by draw, in recalibrated loss: {', '.join(said)}.{verdict}"]
+    one = shown.filter(pl.col("family") == f.family)
+    ratio = der_headline(f.base, f.target, family=f.family, model=f.model, resamples=400)
+    title = f"{f.model}: {f.base} pairs that one {f.target} pair is worth".replace("_", " ")
+    return [(title, robustness(one, ratio, Settings(units=best_units(one), method=f.method)))]
 
 
-def _exchange_sentences(one: Sweep, levels: list[str], model: str) -> list[str]:
-    base, target = base_level(levels), target_level(levels)
-    if base is None or target is None:
-        return []
-    rates = exchange(one, base).filter(pl.col("level") == target).sort("pairs")
-    inside = rates.filter(pl.col("within") == "in range")
-    label = "Preliminary (read off the curves, no interval):"
-    if inside.is_empty():
-        bounds = rates.filter(pl.col("within") == "more than")
-        if bounds.is_empty():
-            return []
-        row = bounds.row(0, named=True)
-        return [
-            f"{label} {row['pairs']:,} {target} pairs already do better than all {row['base_pairs']:,.0f} "
-            f"{base} pairs with {model}: one {target} pair buys more than {row['ratio']:.1f} {base} pairs."
-        ]
-    last = inside.row(-1, named=True)
-    low, high = inside["ratio"].min(), inside["ratio"].max()
-    over = f", {low:.1f} to {high:.1f} over all sizes in range" if len(inside) > 1 else ""
-    text = (
-        f"{label} at equal recalibrated loss one {target} pair buys {last['ratio']:.1f} {base} pairs with "
-        f"{model} at {last['pairs']:,} {target} pairs, the most that the {base} curve reaches{over}."
-    )
-    if one.cost_unit != "raw pairs":
-        text += (
-            f" Counted in {one.cost_unit}: one spent on {target} buys what {last['cost_ratio']:.2f} spent on "
-        )
-        text += f"{base} buy."
-    return [text]
+def _drawings(made: _Computed) -> dict[str, Callable[[], tuple[Any, pl.DataFrame]]]:
+    """The figures of the page in their order."""
+    sweep, found = made.sweep, made.found
+    drawings: dict[str, Callable[[], tuple[Any, pl.DataFrame]]] = {
+        "loss_vs_pairs": lambda: figures.loss_vs_pairs(sweep, None, made.fits or None),
+        "ratios": lambda: figures_levels.ratios(found, theory=predicted_ratios(sweep, found)),
+    }
+    if any(f.method == "fit" for f in found):
+        drawings |= {
+            "collapse": lambda: figures_levels.collapse(found),
+            "forest": lambda: figures_levels.forest(found),
+            "held_out": lambda: figures_levels.held_out(made.fits, curve(sweep)),
+        }
+    drawings |= {
+        name: partial(figures.FIGURES[name], sweep) for name in figures.FIGURES if name != "loss_vs_pairs"
+    }
+    for number, (title, rows) in enumerate(made.strips):
+        name = "robustness" if number == 0 else f"robustness_{number + 1}"
+        drawings[name] = partial(figures_levels.strip, rows, title)
+    return drawings
 
 
-def _in_short(sweep: Sweep) -> str:
-    return "<ul class='lead'>" + "".join(f"<li>{escape(line)}</li>" for line in headline(sweep)) + "</ul>"
+def _in_short(made: _Computed) -> str:
+    lines = headline(made.sweep, made.found or None)
+    return "<ul class='lead'>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _checklist(sweep: Sweep, made: _Computed) -> str:
+    """The (Mis)Fitting checklist, filled from the run records."""
+    comparison = next((f.comparison for f in made.found if not isinstance(f.comparison, str)), None)
+    rows = checklist(sweep, comparison).select("section", "question", "answer").rows()
+    body = table(["section", "question", "answer"], [list(row) for row in rows], left=3)
+    return f"<details><summary>{len(rows)} questions, answered from the sweep's records</summary>{body}</details>"
 
 
 def _opening(sweep: Sweep) -> str:
@@ -182,7 +190,7 @@ def _status(sweep: Sweep, shown: Sweep, remark: str) -> str:
         text += "No run has finished yet, so there is nothing to draw. Launch the sweep again to go on."
     out = [f"<h2>Status</h2><p class='{'warn' if missing else 'good'}'>{escape(text.strip())}</p>"]
     if done:
-        out.append(_part("", _incomplete, shown))
+        out.append(_part("", lambda: _incomplete(shown)))
     if missing:
         columns = ["run_id", "model", "level", "pairs", "draw", "fold", "reason"]
         rows = [[cell.get(column, "") for column in columns] for cell in missing]
@@ -219,16 +227,23 @@ def _grid(sweep: Sweep) -> str:
     return table(["", ""], rows, left=2)
 
 
-def _figure(sweep: Sweep, kind: str, name: str, eval_set: str | None) -> str:
+def _figure(
+    sweep: Sweep,
+    kind: str,
+    name: str,
+    draw: Callable[[], tuple[Any, pl.DataFrame]],
+    eval_set: str | None = None,
+) -> str:
     try:
-        figure, points = FIGURES[kind](sweep, eval_set)
+        figure, points = draw()
     except ScalingError as reason:
         return f"<p class='warn'>{escape(kind)}: not drawn: {escape(str(reason))}</p>"
-    paths = save(figure, points, sweep.directory / "figures", name)
+    paths = figures.save(figure, points, sweep.directory / "figures", name)
     drawing = re.sub(r"\A.*?(?=<svg)", "", paths["svg"].read_text(encoding="utf-8"), flags=re.DOTALL)
     drawing = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    caption = f"{CAPTIONS[kind]} Tested on {eval_set or sweep.headline_eval}."
-    first = escape(CAPTIONS[kind].split(".")[0], quote=True)
+    words = CAPTIONS[re.sub(r"_\d+$", "", kind)]
+    caption = f"{words} Tested on {eval_set or sweep.headline_eval}."
+    first = escape(words.split(".")[0], quote=True)
     drawing = drawing.replace("<svg ", f"<svg role='img' aria-label='{first}' ", 1)
     files = " · ".join(
         f"<a href='figures/{path.name}'>{suffix}</a>" for suffix, path in sorted(paths.items())
@@ -239,92 +254,16 @@ def _figure(sweep: Sweep, kind: str, name: str, eval_set: str | None) -> str:
     )
 
 
-def _other_sets(sweep: Sweep) -> Iterable[str]:
+def _other_sets(sweep: Sweep) -> list[str]:
+    out = []
     for eval_set in sweep.eval_sets:
         if eval_set != sweep.headline_eval:
             name = "loss_vs_pairs_on_" + re.sub(r"\W+", "_", eval_set)
-            drawn = _figure(sweep, "loss_vs_pairs", name, eval_set)
-            yield f"<details><summary>The same, tested on {escape(eval_set)}</summary>{drawn}</details>"
-
-
-def _means(sweep: Sweep) -> str:
-    wanted = [("accuracy", None), ("loss_recalibrated", None), ("loss", None), ("temperature", None)]
-    heads = ["accuracy", "recalibrated loss", "raw loss", "temperature"]
-    for other in sweep.eval_sets[1:]:
-        wanted += [("accuracy", other), ("loss_recalibrated", other)]
-        heads += [f"accuracy on {other}", f"recalibrated loss on {other}"]
-    wanted += [("train_seconds", None), ("pairs_per_second", None)]
-    heads += ["training time, s", "pairs per second"]
-    tables = [curve(sweep, column, "pairs", eval_set) for column, eval_set in wanted]
-    cells = [{tuple(row[k] for k in POINT): row for row in t.iter_rows(named=True)} for t in tables]
-    costs = curve(sweep, "loss_recalibrated", "cost")
-    rows = []
-    for point in _in_order(costs).iter_rows(named=True):
-        key = tuple(point[k] for k in POINT)
-        row = [point["family"], point["model"], point["level"], f"{point['pairs']:,}", f"{point['x']:,.0f}"]
-        row.append(str(point["draws"]))
-        for (column, _), of in zip(wanted, cells, strict=True):
-            timing = column in ("train_seconds", "pairs_per_second")
-            row.append("" if key not in of else _short(of[key]["mean"]) if timing else _value(of[key]))
-        rows.append(row)
-    note = (
-        "Mean ± one standard error over draws; losses in nats per pair, on "
-        f"{sweep.headline_eval} unless said otherwise. The last two columns are wall-clock, not reproducible."
-    )
-    head = ["family", "model", "level", "pairs", sweep.cost_unit, "draws", *heads]
-    body = table(head, rows)
-    return f"<p>{escape(note)}</p><details open><summary>{len(rows)} points</summary>{body}</details>"
-
-
-def _fits(sweep: Sweep) -> str:
-    head = ["family", "model", "level", "sizes", "runs", "decades", "floor E", "scale B", "exponent β"]
-    head += ["rms residual", "remark"]
-    rows = []
-    for fit in _in_order(preliminary_fits(sweep)).iter_rows(named=True):
-        row = [fit["family"], fit["model"], fit["level"], str(fit["sizes"]), str(fit["runs"])]
-        row.append(f"{fit['decades']:.1f}")
-        known = fit["exponent"] is not None
-        row += [f"{fit[k]:.4g}" if known else "" for k in ("floor", "scale", "exponent")]
-        rows.append([*row, f"{fit['rms']:.5f}" if known else "", fit["note"]])
-    note = (
-        f"{POWER_LAW}, least squares on the means of recalibrated loss (nats per pair) below {PLATEAU:.3f}, E and B "
-        "not below 0. "
-        "Preliminary: point estimates without intervals. Floor and exponent trade against each other over so "
-        "few decades: differences between levels in this table are not yet findings."
-    )
-    return f"<p>{escape(note)}</p>{table(head, rows)}"
-
-
-def _exchange(sweep: Sweep) -> str:
-    rates = exchange(sweep)
-    base, unit = rates["base"][0] if len(rates) else "", sweep.cost_unit
-    rows = []
-    for row in _in_order(rates).iter_rows(named=True):
-        bound = {"more than": "> ", "fewer than": "< "}.get(row["within"], "")
-        values = [row["family"], row["model"], row["level"], f"{row['pairs']:,}", f"{row['loss']:.4f}"]
-        values += [f"{bound}{row['base_pairs']:,.0f}", f"{bound}{row['ratio']:.2f}"]
-        rows.append([*values, f"{bound}{row['cost_ratio']:.2f}"])
-    head = ["family", "model", "level", "pairs", "recalibrated loss", f"{base} pairs at that loss"]
-    head += [f"{base} pairs a pair", f"{base} cost a unit of cost ({unit})"]
-    note = (
-        f"How many {base} pairs reach the same recalibrated loss, read off the {base} curve between its "
-        "points (means made non-increasing, straight in log pairs). > and < mark points beyond the ends of "
-        "that curve: bounds, nothing is extrapolated. Preliminary, without intervals."
-    )
-    body = table(head, rows)
-    return f"<p>{escape(note)}</p><details><summary>{len(rows)} points</summary>{body}</details>"
-
-
-def _rates(sweep: Sweep) -> str:
-    key = ["family", "model", "params", "level"]
-    columns = ["learning_rate", "lr_scale", "l2", "epochs"]
-    low = [pl.col(c).min().alias(f"{c}_low") for c in columns]
-    found = sweep.table.group_by(key).agg(*low, *(pl.col(c).max().alias(f"{c}_high") for c in columns))
-    rows = []
-    for row in _in_order(found).iter_rows(named=True):
-        ranges = [_range(row[f"{c}_low"], row[f"{c}_high"]) for c in columns]
-        rows.append([row["family"], row["model"], row["level"], *ranges])
-    return table(["family", "model", "level", "learning rate", "times", "L2 penalty", "epochs"], rows)
+            drawn = _figure(
+                sweep, "loss_vs_pairs", name, partial(figures.loss_vs_pairs, sweep, eval_set), eval_set
+            )
+            out.append(f"<details><summary>The same, tested on {escape(eval_set)}</summary>{drawn}</details>")
+    return out
 
 
 def _provenance(sweep: Sweep) -> str:
@@ -355,34 +294,9 @@ def _one_rate(sweep: Sweep) -> tuple[Sweep, str]:
     return sweep.filter(pl.col("lr_scale") == 1.0), remark
 
 
-def _part(title: str, make: Callable[[Sweep], str], sweep: Sweep) -> str:
+def _part(title: str, make: Callable[[], str]) -> str:
     try:
-        body = make(sweep)
+        body = make()
     except ScalingError as reason:
         body = f"<p class='warn'>Not shown: {escape(str(reason))}</p>"
     return (f"<h2>{escape(title)}</h2>" if title else "") + body
-
-
-def _in_order(table: pl.DataFrame) -> pl.DataFrame:
-    """By family, model size, level from least to most curated, pairs."""
-    rank = {level: i for i, level in enumerate(level_order(table["level"]))}
-    order = pl.col("level").replace_strict(rank, return_dtype=pl.Int64)
-    return table.sort("family", "params", "model", order, *(["pairs"] if "pairs" in table.columns else []))
-
-
-def _value(row: dict[str, Any]) -> str:
-    return f"{row['mean']:.4f}" + ("" if row["se"] is None else f" ± {row['se']:.4f}")
-
-
-def _percent(row: dict[str, Any]) -> str:
-    return f"{100 * row['mean']:.2f}" + ("" if row["se"] is None else f" ± {100 * row['se']:.2f}") + " %"
-
-
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None:
-        return ""
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -249,14 +249,19 @@ def _convex(
     target = np.where(chosen.orientation > 0, chosen.target, 1 - chosen.target).astype(np.float64)
     weight = chosen.weight.astype(np.float64)
     groups = context.dataset.groups()[chosen.rows]
-    search = convex.cross_validate(features, first, second, groups, run.model, target=target, weight=weight)
+    l2, edge = run.model.l2_grid[0], ""
+    if len(run.model.l2_grid) > 1:
+        search = convex.cross_validate(
+            features, first, second, groups, run.model, target=target, weight=weight
+        )
+        l2, edge = search.l2, search.edge
     on_progress(0.9)
-    fit = convex.fit(features, first, second, l2=search.l2, target=target, weight=weight)
+    fit = convex.fit(features, first, second, l2=l2, target=target, weight=weight)
     seconds = time.perf_counter() - started
     rewards = convex.rewards(features, fit)[text[rows]]
     record = {
-        "l2": search.l2,
-        "l2_edge": search.edge,
+        "l2": l2,
+        "l2_edge": edge,
         "train_loss": fit.loss,
         "gap": fit.gap,
         "train_seconds": seconds,
@@ -268,7 +273,8 @@ def _convex(
 
 
 _FEATURES: dict[tuple[str, Any], Any] = {}
-_REDUCE_TEXTS = 4_000  # more distinct texts are fitted on their sparse features directly
+_REDUCE_TEXTS = 4_000  # more distinct texts are fitted on their features directly,
+_DENSE_COLUMNS = 256  # which are faster dense up to this many columns
 
 
 def _features(dataset: Dataset, config: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -276,13 +282,21 @@ def _features(dataset: Dataset, config: Any) -> tuple[np.ndarray, np.ndarray]:
     key = (dataset.corpus.fingerprint, config)
     if key not in _FEATURES:
         text = dataset.texts().astype(np.int64)
-        responses = {
-            r: None for c in dataset.corpus for r in c.responses[:2]
-        }  # in the order that texts() numbers
-        sparse = convex.featurize(list(responses), config)
-        small = len(responses) <= _REDUCE_TEXTS
-        _FEATURES[key] = (convex.reduce(sparse) if small else sparse, text)
+        responses = _responses(dataset)
+        sparse = convex.featurize(responses, config)
+        if len(responses) <= _REDUCE_TEXTS:
+            features = convex.reduce(sparse)
+        else:
+            _, columns = cast(tuple[int, int], sparse.shape)
+            features = sparse.toarray() if columns <= _DENSE_COLUMNS else sparse
+        _FEATURES[key] = (features, text)
     return _FEATURES[key]
+
+
+@functools.lru_cache(maxsize=1)  # models of all widths read the same texts
+def _responses(dataset: Dataset) -> list[str]:
+    """The corpus's distinct responses, in the order that texts() numbers."""
+    return list({response: None for c in dataset.corpus for response in c.responses[:2]})
 
 
 @functools.cache

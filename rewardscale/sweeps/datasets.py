@@ -9,7 +9,9 @@ from rewardscale.config import DataConfig, content_hash, to_mapping
 from rewardscale.data import atomic
 from rewardscale.data.tokenised import TokenisedView, build_view, open_view, view_key
 from rewardscale.sweeps.sources.base import VALIDATION, Dataset, EvaluationSet, Labelled, Progress, named
+from rewardscale.sweeps.sources.objective import ObjectiveDataset
 from rewardscale.sweeps.sources.planted import PlantedDataset
+from rewardscale.sweeps.sources.planted_linear import PlantedLinearDataset
 from rewardscale.sweeps.sources.votes import VotesDataset
 
 __all__ = [
@@ -17,13 +19,20 @@ __all__ = [
     "Dataset",
     "EvaluationSet",
     "Labelled",
+    "ObjectiveDataset",
     "PlantedDataset",
+    "PlantedLinearDataset",
     "VotesDataset",
     "prepare",
     "view",
 ]
 
-SOURCES = {"planted": PlantedDataset, "votes": VotesDataset}
+SOURCES = {
+    "planted": PlantedDataset,
+    "planted_linear": PlantedLinearDataset,
+    "votes": VotesDataset,
+    "objective": ObjectiveDataset,
+}
 
 
 def prepare(

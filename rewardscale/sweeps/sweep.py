@@ -17,7 +17,7 @@ from rewardscale.data import atomic
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps import datasets, grid, results
 from rewardscale.sweeps.executors import local
-from rewardscale.training.tracker import Wandb
+from rewardscale.training.tracker import SWEEP_FILES, Wandb
 
 DATA_VARIABLE = "REWARDSCALE_DATA"
 
@@ -175,7 +175,7 @@ class _Trackers:
             tracker.close()
 
     def close(self, sweep: Plan, report: Path) -> None:
-        """Sends the table and the figures as the sweep's own wandb run."""
+        """Sends the table, the figures and the sweep's files as its own wandb run."""
         if self._mode == "off":
             return
         import polars as pl
@@ -186,6 +186,7 @@ class _Trackers:
         )
         tracker.table("results", table.columns, table.rows())
         tracker.images({p.stem: p for p in sorted((report.parent / "figures").glob("*.png"))})
+        tracker.files(sweep.workdir / name for name in SWEEP_FILES)
         tracker.close()
 
 

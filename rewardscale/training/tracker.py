@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,13 @@ from typing import Any
 from rewardscale.data import atomic
 
 MODES = ("off", "offline", "online")
+# What of a sweep's folder its own wandb run carries: all that the analysis reads. The last two may be absent.
+SWEEP_FILES = ("results.parquet", "sweep.json", "results_by_cluster.parquet", "missing.json")
+_NEEDED = SWEEP_FILES[:2]
+
+
+class FetchError(RuntimeError):
+    """A sweep that cannot be had from wandb; the message names the run and the mend."""
 
 
 class MetricsFile:
@@ -67,7 +75,8 @@ class Wandb:
             config=dict(config),
             resume="allow",
             reinit="finish_previous",
-            settings=wandb.Settings(console="off", x_disable_stats=True),
+            # Hard links or copies of saved files: a link to a folder that moves would leave an empty run.
+            settings=wandb.Settings(console="off", x_disable_stats=True, symlink=False),
         )
 
     def log(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -95,7 +104,88 @@ class Wandb:
 
             self._run.log({name: wandb.Image(str(path)) for name, path in paths.items()})
 
+    def files(self, paths: Iterable[Path]) -> None:
+        """Sends files as they are now; ``fetch`` reads them back. Raises FileNotFoundError for one that isn't there."""
+        if self._run:
+            for path in map(Path, paths):
+                if not path.is_file():  # wandb itself would only warn
+                    raise FileNotFoundError(f"no file {path} to send to wandb")
+                self._run.save(path, base_path=path.parent, policy="now", glob=False)
+
     def close(self) -> None:
         """Finishes the run."""
         if self._run:
             self._run.finish()
+
+
+def fetch(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> Path:
+    """Makes a sweep directory of what a sweep's wandb run carries; `scaling.collect.load_sweep` reads it.
+
+    Args:
+      source: the folder of an offline run, a folder of such runs (`wandb/` in a sweep's folder; its newest run that has
+        results is taken), or "entity/project/run" on the wandb server.
+      directory: where to; made, and must be empty or not there yet.
+
+    Returns `directory`. Raises FetchError, and then leaves nothing: no such run, no results in it, wandb not reachable,
+    or a `directory` that holds something.
+    """
+    target = Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FetchError(f"{target} holds something already: fetch into a folder that is not there yet")
+    with atomic.new_directory(target) as made:
+        if Path(source).is_dir():
+            _copy_offline(Path(source), made)
+        else:
+            _download(os.fspath(source), made)
+    return target
+
+
+def _copy_offline(source: Path, to: Path) -> None:
+    single = (source / "files").is_dir()
+    runs = [source] if single else sorted((p.parent for p in source.glob("*run-*/files")), key=_started)
+    if not runs:
+        raise FetchError(
+            f"no wandb run in {source}: name an offline-run-... folder, or the wandb folder that holds it"
+        )
+    for run in reversed(runs):
+        if all((run / "files" / name).is_file() for name in _NEEDED):
+            break
+    else:
+        raise FetchError(
+            _without_results(f"the run {source}" if single else f"all {len(runs)} runs in {source}")
+        )
+    for name in SWEEP_FILES:
+        if (run / "files" / name).is_file():
+            shutil.copyfile(run / "files" / name, to / name)
+
+
+def _started(run: Path) -> tuple[str, float]:
+    """When a run folder was begun: by its name, which copying keeps, then by its time on disk."""
+    stamp = run.name.partition("run-")[2].partition("-")[0]
+    return stamp, run.stat().st_mtime
+
+
+def _download(path: str, to: Path) -> None:
+    if len([part for part in path.split("/") if part]) != 3 or path.startswith(("/", ".")):
+        raise FetchError(f"no run folder {path}, and not the path of an online run, entity/project/run")
+    import wandb
+
+    try:
+        # A file that a run lacks is listed too, without content.
+        found = [file for file in wandb.Api().run(path).files(names=list(SWEEP_FILES)) if file.size]
+        if not {file.name for file in found} >= set(_NEEDED):
+            raise FetchError(_without_results(f"the run {path}"))
+        for file in found:
+            file.download(root=str(to)).close()
+    except (wandb.Error, ValueError, OSError) as error:
+        raise FetchError(
+            f"cannot read the run {path} from wandb ({error}); it is no folder here either. Is the path right, is the "
+            "server reachable, and are you logged in (`wandb login`)?"
+        ) from error
+
+
+def _without_results(what: str) -> str:
+    return (
+        f"no {' and '.join(_NEEDED)} in {what}: a sweep's own run (sweep-NAME, made when the sweep ends, "
+        "if launched with --wandb) carries them; the runs of its cells do not"
+    )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from rewardscale.config import ConvexConfig
+from rewardscale.config import ConvexConfig, VocabularyConfig
 from rewardscale.models import convex
 from rewardscale.models.convex import ConvergenceError
 
@@ -128,6 +128,14 @@ def test_features_do_not_depend_on_other_texts() -> None:
     alone = convex.featurize(WORLD.texts[3:4], CONFIG)
     assert (every[3] != alone[0]).nnz == 0
     assert convex.featurize(["", "x"], CONFIG)[0].nnz <= 1  # an empty text is the zero vector
+
+
+def test_vocabulary_features_by_hand() -> None:
+    texts = ["b_x a_x a_y . .", "A_x a_y c", ". b_x c d d"]  # a_x, a_y, b_x, c, d: twice each; ties by name
+    of_three = convex.featurize(texts, VocabularyConfig(width=4, ngram=1, length_feature=False))
+    assert of_three.toarray().tolist() == [[2, 1, 0], [1, 1, 1], [1, 0, 1]]  # x, y, c; d is not known
+    of_one = convex.featurize(texts, VocabularyConfig(width=1, ngram=1))
+    assert of_one.toarray() == pytest.approx(np.array([[1, np.log(6)], [1, np.log(4)], [0, np.log(6)]]))
 
 
 @pytest.mark.parametrize(("ngram", "length", "columns"), [(1, False, 64), (1, True, 65), (3, False, 64)])

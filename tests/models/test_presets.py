@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewardscale.config import ConfigError, ConvexConfig, ModelConfig
+from rewardscale.config import ConfigError, ConvexConfig, ModelConfig, VocabularyConfig
 from rewardscale.models import presets
 
 
@@ -23,6 +23,15 @@ def test_convex_keeps_the_other_settings_and_salts_the_hash_by_the_draw() -> Non
     model = presets.get_model("hash4096", vocab_size=50, convex=ConvexConfig(ngram=3), draw=7)
     assert model == ConvexConfig(width=4096, ngram=3, seed=7)
     assert presets.is_convex("hash4096")
+
+
+def test_vocabularies_are_the_same_in_all_draws() -> None:
+    settings = ConvexConfig(ngram=3, length_feature=False, l2_grid=(0.5,), folds=3)
+    models = [presets.get_model("vocab64", vocab_size=50, convex=settings, draw=draw) for draw in (0, 7)]
+    assert models[0] == models[1]
+    assert models[0] == VocabularyConfig(width=64, ngram=1, length_feature=False, l2_grid=(0.5,), folds=3)
+    assert models[0] != ConvexConfig(**vars(models[0]))
+    assert presets.is_convex("vocab64")
 
 
 @pytest.mark.parametrize("name", ["", "w", "16", "W16", "w16x", "hash", "w16 ", "llama"])

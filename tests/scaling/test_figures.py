@@ -9,6 +9,7 @@ import pytest
 from rewardscale.scaling.collect import ScalingError, Sweep, curve, load_sweep
 from rewardscale.scaling.figures import FIGURES, loss_vs_pairs, loss_vs_params, save
 from rewardscale.scaling.panels import STYLES, compact, level_order, level_styles
+from tests.scaling import synthetic
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
@@ -25,7 +26,7 @@ def test_figures_have_a_panel_a_model_and_a_legend(
     levels = [level.replace("_", " ") for level in level_order(sweep.table["level"])]
     assert entries[: len(levels)] == levels or set(levels) <= set(entries)
     assert points["y"].is_finite().all()
-    means = points.filter(pl.col("kind") == "mean")
+    means = points.filter(pl.col("kind").is_in(["mean", "held-out"]))
     assert len(means) == len(means.unique(["family", "model", "level", "quantity", "x"]))
     for axes in figure.axes:
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -36,14 +37,29 @@ def test_figures_have_a_panel_a_model_and_a_legend(
 
 def test_points_are_the_curve(planted: Sweep) -> None:
     _, points = loss_vs_pairs(planted)
-    drawn = points.filter(pl.col("kind") == "mean").sort("model", "level", "x")
+    drawn = points.filter(pl.col("kind").is_in(["mean", "held-out"])).sort("model", "level", "x")
     wanted = curve(planted).sort("model", "level", "pairs")
     assert drawn["y"].equals(wanted["mean"].alias("y"))
     assert drawn["se"].equals(wanted["se"])
     counts = dict(points.group_by("kind").len().rows())
-    assert counts == {"mean": 72, "draw": 288, "fit": 12 * 40, "bayes": 1}
-    fits = points.filter(pl.col("kind") == "fit")
+    assert counts["mean"] == 72 and counts["draw"] == 288 and counts["bayes"] == 1
+    fits, beyond = (points.filter(pl.col("kind") == kind) for kind in ("fit", "extrapolated"))
     assert fits["x"].is_between(299.99, 30_000.01).all()
+    assert beyond.is_empty()  # six sizes: with the largest two hidden too few are left, and none is hidden
+    assert fits["low"].null_count() == len(fits)  # four draws: no band
+
+
+def test_what_is_held_out_lies_where_the_line_is_extrapolated(tmp_path: Path) -> None:
+    sizes = [500, 1000, 2000, 4000, 8000, 16_000, 32_000]
+    sweep = load_sweep(synthetic.planted(tmp_path / "long", draws=5, sizes=sizes, models=["small"]))
+    _, points = loss_vs_pairs(sweep)
+    hidden, beyond = (points.filter(pl.col("kind") == kind) for kind in ("held-out", "extrapolated"))
+    assert set(hidden["x"]) == {16_000.0, 32_000.0}
+    starts = beyond.group_by("level").agg(pl.col("x").min().alias("from"))
+    assert (starts["from"] == 8_000).all() and len(starts) == hidden["level"].n_unique()
+    bands = points.filter(pl.col("kind").is_in(["fit", "extrapolated"]))
+    assert bands["low"].null_count() == 0
+    assert ((bands["low"] < bands["y"]) & (bands["y"] < bands["high"])).all()
 
 
 def test_known_levels_differ_in_colour_and_marker() -> None:

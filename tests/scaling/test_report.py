@@ -57,6 +57,11 @@ def reported(planted_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return page
 
 
+def page_figures() -> list[str]:
+    """What a planted sweep of four draws and six sizes is drawn as."""
+    return [*FIGURES, "ratios", "collapse", "robustness", "loss_vs_pairs_on_raw", "forest"]
+
+
 def test_the_page_is_self_contained_and_well_formed(reported: Path) -> None:
     page = Outline(reported.read_text())
     assert page.open == []
@@ -66,13 +71,12 @@ def test_the_page_is_self_contained_and_well_formed(reported: Path) -> None:
     outside = {address for address in page.addresses if address not in inside}
     assert outside and all((reported.parent / address).is_file() for address in outside)
     assert "url(http" not in reported.read_text()
-    assert page.tags.count("figure") == len(FIGURES) + 1  # and loss on the other evaluation set
+    assert page.tags.count("figure") == len(page_figures())
 
 
 def test_figures_lie_beside_it(reported: Path) -> None:
     names = {path.name for path in (reported.parent / "figures").iterdir()}
-    wanted = [*FIGURES, "loss_vs_pairs_on_raw"]
-    assert names == {f"{name}.{suffix}" for name in wanted for suffix in ("svg", "pdf", "png", "csv")}
+    assert names == {f"{name}.{suffix}" for name in page_figures() for suffix in ("svg", "pdf", "png", "csv")}
 
 
 def test_everything_is_escaped(reported: Path) -> None:
@@ -86,16 +90,67 @@ def test_what_it_says(reported: Path) -> None:
     for words in (
         "288 of 288 planned runs",
         "SYNTHETIC planted sweep",
-        "Preliminary",
-        "preliminary",
+        "fewer than 5, no interval",
         "exponent β",
     ):
         assert words in text
-    assert text.index("Means over draws") < text.index("Preliminary fits") < text.index("Where it comes from")
+    order = [
+        "What a curated pair buys",
+        "Curves, each fitted alone",
+        "Robustness",
+        "Means over draws",
+        "Checklist",
+    ]
+    places = [text.index(f"<h2>{title}") for title in [*order, "Where it comes from"]]
+    assert places == sorted(places)
     heads = re.findall(r"<th[^>]*>([^<]+)</th>", text)
     means = heads[heads.index("temperature") - 9 :]
     means = means[: means.index("pairs per second") + 1]
     assert means[-2:] == ["training time, s", "pairs per second"]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with intervals: six draws, seven sizes, one model."""
+    sizes = [500, 1000, 2000, 4000, 8000, 16_000, 32_000]
+    workdir = tmp_path_factory.mktemp("report") / "studied"
+    return write_report(synthetic.planted(workdir, draws=6, sizes=sizes, models=["medium"]))
+
+
+def test_with_enough_draws_the_first_sentence_has_an_interval_that_holds_the_truth(studied: Path) -> None:
+    text = studied.read_text()
+    said = re.search(r"one gold pair is worth ([\d.]+) \[([\d.]+), ([\d.]+)\] raw pairs", text)
+    assert said
+    estimate, low, high = map(float, said.groups())
+    ratios = []  # raw pairs that give the loss of so many gold pairs, from the formula that made the numbers
+    for gold in (1000, 2000, 4000):
+        wanted = synthetic.true_loss("gold", gold, 36_864)
+        floor, scale, _ = synthetic.LEVELS["raw"]
+        rest = wanted - floor - synthetic.SIZE_TERM * 36_864**-synthetic.ALPHA
+        ratios.append((scale / rest) ** (1 / synthetic.BETA) / gold)
+    assert low < estimate < high
+    assert min(ratios) * 0.9 < low < high < max(ratios) * 1.1
+    assert "95 % intervals over 6 draws" in text and "nothing is extrapolated" in text
+    assert "levels differ in floor and in exchange rate" in text
+
+
+def test_every_figure_that_the_axes_allow_is_there(studied: Path) -> None:
+    drawn = {path.stem for path in (studied.parent / "figures").glob("*.svg")}
+    wanted = {
+        "loss_vs_pairs",
+        "ratios",
+        "collapse",
+        "forest",
+        "held_out",
+        "robustness",
+        "raw_vs_recalibrated",
+    }
+    assert wanted <= drawn
+    for name in drawn:
+        points = pl.read_csv(studied.parent / "figures" / f"{name}.csv")
+        assert len(points) > 0
+    ratios = pl.read_csv(studied.parent / "figures" / "ratios.csv")
+    assert ratios["low"].null_count() < len(ratios)
 
 
 def test_two_writes_are_the_same_bytes(small_dir: Path, tmp_path: Path) -> None:
@@ -109,7 +164,7 @@ def test_two_writes_are_the_same_bytes(small_dir: Path, tmp_path: Path) -> None:
 
 
 def test_headline_numbers_are_those_of_the_table(planted: Sweep) -> None:
-    levels, gap, rate = headline(planted)
+    worth, kind, levels, gap = headline(planted)
     at = planted.table.filter(
         pl.col("model").eq("medium") & pl.col("pairs").eq(30_000) & pl.col("eval_set").eq("gold")
     )
@@ -118,13 +173,14 @@ def test_headline_numbers_are_those_of_the_table(planted: Sweep) -> None:
         assert f"{100 * rows['accuracy'].mean():.2f}" in levels  # type: ignore[operator]
         assert f"{rows['loss_recalibrated'].mean():.4f}" in levels
     assert "gold minus raw" in gap and "The signs agree." in gap
-    assert rate.startswith("Preliminary") and "one gold pair buys" in rate
+    assert "one gold pair is worth" in worth and "no interval" in worth and "[" not in worth
+    assert "not tested" in kind
 
 
 def test_votes_speak_of_votes(votes: Sweep) -> None:
     sentences = headline(votes)
-    assert len(sentences) == 6  # three a family
-    assert "Counted in votes: one spent on strict buys what 0." in sentences[2]
+    assert len(sentences) == 8  # four a family
+    assert "Counted in votes, one spent on strict buys what 0." in sentences[0]
 
 
 def test_a_votes_report_with_a_fold_missing(votes_dir: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from rewardscale.sweeps.results import reproducible
+from rewardscale.training.tracker import SWEEP_FILES, fetch
 from tests.sweeps.launching import TINY, launch, start
 
 # Long enough to be caught in the middle: many steps, a checkpoint several times a second.
@@ -154,3 +155,6 @@ def test_wandb_offline_holds_curves_and_the_table(tmp_path):
     assert len(files) == 3  # two runs and the sweep
     assert b"gradient_norm" in b"".join(p.read_bytes() for p in files)
     assert list((tmp_path / "wandb").glob("offline-run-*/files/media/table/*.json"))
+    again = fetch(tmp_path / "wandb", tmp_path / "again")
+    for name in SWEEP_FILES:
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()

@@ -1,0 +1,87 @@
+"""Objective pairs (rewardscale/data/sources/mmlu_pro_responses.py) as a source of sweeps, split by question."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rewardscale.config import ConfigError, DataConfig
+from rewardscale.data import atomic, templates
+from rewardscale.data.comparison import DataError
+from rewardscale.data.corpus import write_corpus
+from rewardscale.data.sources import mmlu_pro_responses
+from rewardscale.data.verdict import Level
+from rewardscale.sweeps.configfile import unknown_key
+from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Progress, evaluation, named
+
+KEY = "key"
+COST_UNIT = "pairs"
+
+
+class ObjectiveDataset(Base):
+    """Right and wrong answers to one question; the level "key" is the answer key's verdict."""
+
+    folds = 0
+    headline = KEY
+    cost_unit = COST_UNIT
+
+    @classmethod
+    def build(
+        cls, config: DataConfig, directory: Path, data_dir: Path | None, progress: Progress | None
+    ) -> "ObjectiveDataset":
+        if not (directory / "BUILT").exists():
+            if data_dir is None:
+                raise DataError(
+                    "the objective sweep reads mmlu-pro-responses: say where it lies by --data_dir=DIR or the "
+                    "environment variable REWARDSCALE_DATA"
+                )
+            if not (directory / "corpus").exists():
+                made = mmlu_pro_responses.read(data_dir, config.objective, progress=progress)
+                write_corpus(
+                    directory / "corpus",
+                    made.comparisons,
+                    about=made.about,
+                    columns=made.columns,
+                    progress=named(progress, "corpus", len(made.comparisons)),
+                )
+            atomic.write_json(directory / "BUILT", {"source": "objective"})
+        return cls(config, directory)
+
+    def levels(self) -> list[str]:
+        return [KEY]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as the process
+    def curated(self, name: str, draw: int) -> Level:
+        del draw  # the key is the same for all
+        if name != KEY:
+            raise ConfigError(f"level: {unknown_key(name, [KEY])}")
+        return Level(
+            name=KEY,
+            rows=self.manifest["row"].to_numpy(),
+            orientation=self.manifest["right"].to_numpy(),
+            cost_unit=COST_UNIT,
+            about={"rule": "the answer with the answer key's letter is the better one"},
+        )
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def pool(self, fold: int) -> np.ndarray:
+        del fold
+        return self._rows("train")
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def evaluations(self, fold: int) -> Mapping[str, EvaluationSet]:
+        del fold
+        key, validation = self.level(KEY, 0), self._rows("validation")
+        return {
+            VALIDATION: evaluation(key, validation, validation),
+            KEY: evaluation(key, self._rows("test"), validation),
+        }
+
+    def tokenizer(self) -> tuple[templates.Tokenizer, str]:
+        texts = {text: None for c in self.corpus for text in (*(m.content for m in c.prompt), *c.responses)}
+        return templates.train_bpe(list(texts), self.config.objective.bpe_vocab), "chat"
+
+    def _rows(self, split: str) -> np.ndarray:
+        return self.manifest.filter(pl.col("split") == split)["row"].to_numpy()
