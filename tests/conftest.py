@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 # Before any import that could load jax.
+# One BLAS thread a test process: several processes with a pool each only get in one another's way.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = (
     "--xla_force_host_platform_device_count=8",

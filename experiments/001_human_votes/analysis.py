@@ -78,8 +78,7 @@ def selection_share(own: Points) -> Interval:
 
     Both ratios are read at the same resampled means, so what draws and debates do to both cancels.
     """
-    made = [ratio(own, level) for level in ("one_vote_on_strict", TARGET)]
-    assert isinstance(made[0], Der) and isinstance(made[1], Der)
+    made = [der(own, BASE, level, resamples=2_000) for level in ("one_vote_on_strict", TARGET)]
     logs = [m.logs.values[:, 3] for m in made]  # the summary's component, resample by resample
     estimate = [float(m.logs.estimate[3]) for m in made]
     shares = logs[0] / logs[1]
@@ -111,6 +110,12 @@ def distinct(sweep: Sweep, model: str) -> list[str]:
     own = points(sweep, models=[model]).table
     wide = own.pivot(on="pairs", index="level", values="distinct")
     return [f"| {r[0]} | " + " | ".join(f"{v:,.0f}" for v in r[1:]) + " |" for r in wide.rows()]
+
+
+def per_argument(own: Points, most_pairs: int = 1000) -> list[str]:
+    """One-vote arguments that one argument is worth, where arguments still grow with pairs."""
+    few = own.select((own.table["pairs"] <= most_pairs).to_numpy())
+    return [f"| {level} | {said(ratio(few, level, 'distinct', 'interpolate'))} |" for level in LEVELS]
 
 
 def gap(sweep: Sweep, model: str, pairs: int) -> Interval:
@@ -153,6 +158,10 @@ def main(workdir: Path) -> None:
         + " --- |" * (len(sizes) + 1)
     )
     print("\n".join(distinct(sweep, largest)))
+    print(
+        "\n| level | worth of a distinct argument in one-vote arguments, up to 1,000 pairs |\n| --- | --- |"
+    )
+    print("\n".join(per_argument(own)))
     convex = sweep.filter(pl.col("family") == "convex")
     table = robustness(convex, der_headline(BASE, TARGET, model=largest), Settings(units=best_units(sweep)))
     figure, rows = figures_levels.strip(table, "one-vote pairs that one strict pair is worth")

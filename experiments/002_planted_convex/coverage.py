@@ -1,8 +1,9 @@
-"""How often the intervals cover what was planted: python coverage.py WORKDIR [SEEDS]
+"""How often the intervals cover what was planted: python coverage.py WORKDIR [SEEDS [LARGEST]]
 
 For each seed a planted convex world of its own is built, swept (`sweep.py:convex` with the axes below) and reported
 by `rewardscale.launch`, and every interval is held against the world's truth.json. Finished sweeps are kept in WORKDIR.
-Writes coverage.csv beside this file and prints the table of README.md.
+Only sizes up to LARGEST are fitted (all of them by default). Writes coverage_<LARGEST>.csv beside this file and prints
+the table of README.md.
 """
 
 import json
@@ -110,22 +111,27 @@ def kinds(sweep: Sweep) -> dict[str, str | None]:
     return chosen
 
 
-def main(workdir: Path, seeds: int) -> None:
+def main(workdir: Path, seeds: int, largest: int) -> None:
     rows, chosen = [], []
     for seed in tqdm(range(seeds), desc="seeds"):
-        sweep = sweep_of(seed, workdir)
+        whole = sweep_of(seed, workdir)
+        sweep = whole.filter(pl.col("pairs") <= largest)
         truth = json.loads(next((workdir / f"seed-{seed}" / "data").glob("*/truth.json")).read_text())
-        parts: tuple[Callable[[Sweep, dict], Iterator[Row]], ...] = (in_data, in_size)
-        for part in parts:
-            for quantity, planted, seen in part(sweep, truth):
-                known = seen.low is not None and seen.high is not None
-                inside = seen.low <= planted <= seen.high if known else None
+        parts: tuple[tuple[Callable[[Sweep, dict], Iterator[Row]], Sweep], ...] = (
+            (in_data, sweep),
+            (in_size, whole),
+        )
+        for part, of in parts:
+            for quantity, planted, seen in part(of, truth):
+                inside = None
+                if seen.low is not None and seen.high is not None:
+                    inside = seen.low <= planted <= seen.high
                 rows.append((seed, quantity, planted, seen.estimate, seen.low, seen.high, inside))
         chosen.append((seed, *kinds(sweep).values()))
     columns = ["seed", "quantity", "planted", "estimate", "low", "high", "covered"]
     table = pl.DataFrame(rows, schema=columns, orient="row")
     here = Path(__file__).parent
-    table.write_csv(here / "coverage.csv")
+    table.write_csv(here / f"coverage_{largest}.csv")
     print(
         "| quantity | planted | median estimate | median half width | covered |\n| --- | --- | --- | --- | --- |"
     )
@@ -149,4 +155,5 @@ def main(workdir: Path, seeds: int) -> None:
 
 if __name__ == "__main__":
     np.seterr(over="ignore")
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    given = [int(word) for word in sys.argv[2:4]]
+    main(Path(sys.argv[1]), *(given + [20, SIZES[-1]][len(given) :]))

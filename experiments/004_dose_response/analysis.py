@@ -44,12 +44,16 @@ def said(made: Der | str) -> str:
     return f"{spoken(made.summary)} ({made.summary.note})"
 
 
-def rows(sweep: Sweep, clean: str, method: str) -> tuple[list[str], pl.DataFrame]:
-    """Lines of the README's table, and the points of the figure."""
+def clean_margins(sweep: Sweep, clean: str) -> np.ndarray:
+    """Quantiles of the clean runs' recalibrated margins, with both signs."""
     (model,) = sweep.table["model"].unique()
     margins = recalibrated_margins(sweep.directory, clean, model)
-    sample = np.quantile(margins, (np.arange(4000) + 0.5) / 4000)
-    symmetric = np.concatenate([sample, -sample])
+    sample = np.quantile(margins, (np.arange(2000) + 0.5) / 2000)
+    return np.concatenate([sample, -sample])
+
+
+def rows(sweep: Sweep, clean: str, symmetric: np.ndarray, method: str) -> tuple[list[str], pl.DataFrame]:
+    """Lines of the README's table, and the points of the figure."""
     lines, drawn = [], []
     own = {y: points(sweep, y, units=best_units(sweep)) for y in ("loss_recalibrated", "loss")}
     fitted = below_plateau(own["loss_recalibrated"]) if method == "fit" else own["loss_recalibrated"]
@@ -73,9 +77,9 @@ def rows(sweep: Sweep, clean: str, method: str) -> tuple[list[str], pl.DataFrame
     return lines, pl.DataFrame(drawn, infer_schema_length=None)
 
 
-def draw(table: pl.DataFrame, name: str) -> None:
+def draw(table: pl.DataFrame, name: str, symmetric: np.ndarray) -> None:
     """Measured costs with intervals over the two curves of theory."""
-    rates = np.linspace(0.0, 0.42, 100)
+    rates = np.linspace(0.0, 0.42, 43)
     with look():
         figure, grid = frames([["cost"]], head=0.1, height=2.6)
         panel = grid[0, 0]
@@ -116,11 +120,12 @@ def draw(table: pl.DataFrame, name: str) -> None:
 def main(workdir: Path, clean: str) -> None:
     sweep = load_sweep(workdir)
     method = "fit" if points(sweep, levels=[clean]).mean.min() < 0.6 else "interpolate"
-    lines, table = rows(sweep, clean, method)
+    symmetric = clean_margins(sweep, clean)
+    lines, table = rows(sweep, clean, symmetric, method)
     print("| labels | η added | lower bound | sandwich | cost, recalibrated | cost, raw |")
     print("| --- | --- | --- | --- | --- | --- |")
     print("\n".join(lines))
-    draw(table, clean)
+    draw(table, clean, symmetric)
 
 
 if __name__ == "__main__":

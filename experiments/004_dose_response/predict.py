@@ -37,7 +37,7 @@ def recalibrated_margins(workdir: Path, level: str, model: str) -> np.ndarray:
 
 def main(workdir: Path, level: str, model: str | None) -> None:
     models = pl.read_parquet(workdir / "results.parquet").sort("params")["model"]
-    model = model or models[-1]
+    model = str(model or models[-1])
     margins = recalibrated_margins(workdir, level, model)
     quartiles = np.quantile(margins, [0.25, 0.5, 0.75])
     spread = float(np.sqrt((margins**2).mean()))

@@ -18,7 +18,9 @@ from rewardscale.scaling.forms import Form
 
 STARTS = 8
 HUBER = 1.345  # robust standard deviations: 95 % efficient for normal errors (Huber 1964)
-_SAME_VALUE, _SAME_CURVE = 1e-6, 1e-4  # relative: starts that end nearer than this have agreed
+# Relative: starts that end nearer than this have agreed.
+_SAME_VALUE, _SAME_CURVE, _SAME_PARAMETER = 1e-6, 1e-4, 0.02
+_RESCALED = 5  # times Huber's delta is taken from the residuals: an outlier makes the first far too wide
 _EXACT = 1e-9  # log residuals below this are rounding
 
 
@@ -97,10 +99,11 @@ def fit(
     first = solver.starts(problem, losses, starts)
     many = np.broadcast_to(losses, (len(first), len(losses)))
     found = solver.polish(problem, many, first)
-    if delta is None:
-        delta = _huber(problem, losses, found)
-    if np.isfinite(delta):
-        problem = solver.Problem(form, arrays, weights, solver.Loss(log, delta))
+    for _ in range(1 if delta is not None else _RESCALED):
+        bend = _huber(problem, losses, found) if delta is None else delta
+        if np.isinf(bend):
+            break
+        problem = solver.Problem(form, arrays, weights, solver.Loss(log, bend))
         found = solver.polish(problem, many, found.theta)
     best = int(found.value.argmin())
     agreed = _agreed(problem, losses, found, best)
@@ -121,7 +124,7 @@ def fit(
         starts=len(first),
         agreed=agreed,
         at_bound=at_bound,
-        notes=tuple(_notes(form, parameters, at_bound, losses)),
+        notes=(*_notes(form, parameters, at_bound, losses), *_loose(problem, found, best)),
     )
 
 
@@ -142,8 +145,11 @@ def _agreed(problem: solver.Problem, y: NDArray, found: solver.Solution, best: i
     floor = _EXACT**2
     same = values <= values[best] * (1 + _SAME_VALUE) + floor
     curves = problem.values(found.theta)
-    far = np.abs(curves / curves[best] - 1).max(-1) if problem.loss.log else np.zeros(len(values))
-    rivals = same & (far > max(_SAME_CURVE, 0.02 * np.sqrt(values[best])))
+    size = np.abs(curves[best]) if problem.loss.log else np.ptp(y)
+    far = (np.abs(curves - curves[best]) / size).max(-1)
+    rivals = same & (
+        far > max(_SAME_CURVE, 0.02 * np.sqrt(values[best]) / (1 if problem.loss.log else np.ptp(y)))
+    )
     if rivals.any():
         here, there = (_said(problem, found.theta[i]) for i in (best, int(np.flatnonzero(rivals)[0])))
         raise FitError(
@@ -165,6 +171,19 @@ def _agreed(problem: solver.Problem, y: NDArray, found: solver.Solution, best: i
             "or fewer parameters"
         )
     return int(same.sum())
+
+
+def _loose(problem: solver.Problem, found: solver.Solution, best: int) -> list[str]:
+    """A note for each parameter that starts disagree on although they ended in the same curve."""
+    same = found.value <= found.value[best] * (1 + _SAME_VALUE) + _EXACT**2
+    size = np.abs(found.theta[best])
+    size[: problem.m] = np.maximum(size[: problem.m], 0.01 * size[: problem.m].max())
+    apart = np.ptp(found.theta[same], axis=0) > _SAME_PARAMETER * size
+    return [
+        f"{name} is not pinned down: starts that end in the same curve disagree on it"
+        for name, loose in zip(problem.form.parameters, apart, strict=True)
+        if loose
+    ]
 
 
 def _said(problem: solver.Problem, theta: NDArray) -> str:

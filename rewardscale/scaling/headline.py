@@ -69,7 +69,7 @@ def _worth(f: Findings, unit: str) -> list[str]:
         )
     raw = f.ratio(f.target, "pairs", "loss")
     if isinstance(raw, Der) and math.isfinite(raw.summary.estimate):
-        text += f" In raw log-loss it would be {spoken(raw.summary)}: the difference from the first number is calibration."
+        text += f" In raw log-loss it would be {spoken(raw.summary)}: the difference is calibration."
     how = "read off fitted curves" if pairs.method == "fit" else "read between the means, no form assumed"
     return [
         f"{text} {f.units[0].upper()}{f.units[1:]}; {how}, inside both observed ranges: nothing is extrapolated."

@@ -1,12 +1,13 @@
 """A fitted curve for each (family, model, level) of a sweep, with its band and the sizes held out of it.
 
-Each curve is fitted alone: L(D) = E + B D^-beta on its means, below the chance plateau. The largest sizes
+Each curve is fitted alone: L(D) = E + B D^-beta on its means that have left the chance plateau. The largest sizes
 (about a factor of four in D) are hidden from the fit that is drawn, so that a figure shows what it predicts;
 the parameters reported are those of the fit to all sizes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ from rewardscale.scaling.forms import POWER_FLOOR
 from rewardscale.scaling.points import Points, points
 from rewardscale.scaling.resample import Interval, of_fit, resample
 
-PLATEAU = 0.97 * float(np.log(2))  # nats; above it a curve is still on its chance plateau
+PLATEAU = (
+    0.1  # share of a model's best gain on chance (ln 2) below which a point is still on the chance plateau
+)
 LEAST_SIZES = 4  # three parameters: with three sizes any curve would fit exactly
 LAW_SIZES = 7  # data sizes that a law in D needs
 HELD_OUT = 4.0  # the factor in D that is hidden
@@ -69,6 +72,7 @@ def fit_curves(
     Bands are over draws by default: they are about these curves on this test set.
     """
     every = points(sweep, y, eval_set=eval_set, units=units)
+    every = every.with_inputs(learned=learned(every))
     return [_fit_curve(own, *key) for key, own in each_curve(every)]
 
 
@@ -86,9 +90,21 @@ def best_units(sweep: Sweep) -> str:
     return "draws" if sweep.clusters is None or sweep.clusters.is_empty() else "both"
 
 
-def below_plateau(own: Points) -> Points:
-    """The points that have left the chance plateau, where a power law says nothing."""
-    return own.select(own.mean <= PLATEAU)
+def below_plateau(every: Points) -> Points:
+    """The points that have left the chance plateau, where a power law says nothing (see ``learned``)."""
+    return every.select(learned(every))
+
+
+def learned(every: Points) -> NDArray[np.bool_]:
+    """Which points have made at least a tenth of the best gain on chance that their model makes at any level, bool [n].
+
+    Relative to the model, since a test set may leave little to gain: labels with 30 % flips cannot be predicted
+    better than .61 nats, answers without their question hardly better than chance.
+    """
+    gain = math.log(2) - every.mean
+    keys = every.table.select("family", "model").rows()
+    best = {key: max(g for g, other in zip(gain, keys, strict=True) if other == key) for key in set(keys)}
+    return np.array([g >= PLATEAU * best[key] and g > 0 for g, key in zip(gain, keys, strict=True)], bool)
 
 
 def base_level(levels: list[str]) -> str | None:
@@ -109,7 +125,7 @@ def held_out(sizes: NDArray) -> NDArray:
 
 
 def _fit_curve(own: Points, family: str, model: str, params: int, level: str) -> CurveFit:
-    used = below_plateau(own)
+    used = own.select(own.x["learned"] > 0)
     sizes = used.x["pairs"]
     count = len(np.unique(sizes))
     decades = float(np.log10(sizes.max() / sizes.min())) if count else 0.0

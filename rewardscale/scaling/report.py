@@ -41,13 +41,11 @@ _READING = (
     "which leaves out the uncertainty of the test set itself."
 )
 CAPTIONS = {
-    "loss_vs_pairs": f"Recalibrated log-loss against pairs trained on. Lines: {POWER_LAW} fitted to the "
-    "means below "
-    f"{PLATEAU:.3f} nats (97 % of ln 2, chance) of the sizes not held out (hollow markers), dashed where "
-    "extrapolated; "
-    "bands: 95 % over draws, from 5 draws on. No line where fewer than four sizes are left or where the "
-    "form misses the means "
-    f"by more than {POOR:.0%} (root mean square); thin lines then join the means.",
+    "loss_vs_pairs": f"Recalibrated log-loss against pairs trained on. Lines: {POWER_LAW} fitted to the means that "
+    f"have left the chance plateau ({PLATEAU:.0%} of the model's best gain on ln 2) at the sizes not held out (hollow "
+    "markers), dashed where extrapolated; bands: 95 % over draws, from 5 draws on. No line where fewer than four sizes "
+    f"are left or where the form misses the means by more than {POOR:.0%} (root mean square); thin lines then join the "
+    "means.",
     "accuracy_vs_pairs": "Accuracy on held-out pairs against pairs trained on; ties count as wrong.",
     "loss_vs_cost": "Recalibrated log-loss against what the training pairs cost: at a given budget the "
     "lowest curve wins.",

@@ -71,9 +71,9 @@ def parameters(fits: Sequence[CurveFit]) -> str:
         rows.append([f.family, f.model, f.level, str(f.sizes), f"{f.decades:.1f}", *known, rms, f.note])
     note = (
         f"{POWER_LAW}, each curve alone: variable projection, then Huber's loss on log residuals of the means of "
-        f"recalibrated loss (nats per pair) below {PLATEAU:.3f}; 95 % intervals over draws, studentised. "
-        "Floor and exponent "
-        "trade against each other: compare levels by the tests below, not by this table."
+        f"recalibrated loss (nats per pair) that have made {PLATEAU:.0%} of the model's best gain on chance; 95 % "
+        "intervals over draws, studentised. Floor and exponent trade against each other: compare levels by the tests "
+        "above, not by this table."
     )
     return f"<p>{escape(note)}</p>{table(head, rows)}"
 

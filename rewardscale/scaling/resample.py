@@ -79,6 +79,8 @@ class Resampled:
         se = float(self.se[index])
         if not np.isfinite(estimate) or not np.isfinite(se):
             return Interval(estimate, None, None, None, confidence, "not finite on the means themselves")
+        if se == 0:
+            return Interval(estimate, None, None, se, confidence, "held at a bound: no interval")
         t = self.t[:, index]
         good = t[np.isfinite(t)]
         if len(good) < 0.9 * len(t):
@@ -86,10 +88,8 @@ class Resampled:
             return Interval(
                 estimate, None, None, se, confidence, f"{lost} of {len(t)} resamples gave no value"
             )
-        if se == 0:
-            return Interval(estimate, None, None, se, confidence, "held at a bound: no interval")
         tail = (1 - confidence) / 2
-        low, high = np.quantile(good, [1 - tail, tail])
+        low, high = np.quantile(good, [1 - tail, tail], method="weibull")  # rank / (R + 1)
         return Interval(estimate, estimate - float(low) * se, estimate - float(high) * se, se, confidence)
 
     def p_value(self, index: int, null: float) -> float | None:

@@ -156,7 +156,7 @@ def test_unknown_kind_of_levels() -> None:
 
 
 def test_two_ways_of_saying_the_same() -> None:
-    """Two exponents that only enter as their sum: infinitely many optima."""
+    """Two exponents that only enter as their sum: infinitely many optima, all of one curve."""
 
     def basis(x: forms.Inputs, eta: NDArray) -> list[NDArray]:
         return [np.exp(-np.log(x["pairs"]) * (eta[..., :1] + eta[..., 1:2]))]
@@ -170,15 +170,20 @@ def test_two_ways_of_saying_the_same() -> None:
         (Nonlinear("exponent", 0.02, 4.0), Nonlinear("other", 0.02, 4.0)),
         basis,
     )
-    with pytest.raises(FitError):
-        fit(twice, {"pairs": SIZES}, 3 * SIZES**-0.5)
+    found = fit(twice, {"pairs": SIZES}, noisy(3 * SIZES**-0.5, 0.01))
+    assert {note.split()[0] for note in found.notes if "not pinned down" in note} >= {"exponent", "other"}
 
 
-def test_model_size_confounded_with_data_size() -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+def test_model_size_confounded_with_data_size(noise: float) -> None:
     """Every model got pairs in proportion to its size: A·N^-alpha + B·D^-beta can trade its two terms."""
-    y = forms.CHINCHILLA({"params": SIZES * 20, "pairs": SIZES}, **SURFACE)
-    with pytest.raises(FitError, match=r"Chinchilla: .*(do not pin|only one of)"):
-        fit(forms.CHINCHILLA, {"params": SIZES * 20, "pairs": SIZES}, y)
+    x = {"params": SIZES * 20, "pairs": SIZES}
+    try:
+        notes = fit(forms.CHINCHILLA, x, noisy(forms.CHINCHILLA(x, **SURFACE), noise)).notes
+    except FitError as error:
+        assert "pin this form down" in str(error)
+    else:
+        assert any(note.startswith("scale is not pinned down") for note in notes)
 
 
 def test_starts_that_disagree_are_told_apart() -> None:
@@ -261,7 +266,7 @@ def test_huber_shrugs_off_one_outlier() -> None:
     robust = fit(forms.POWER_FLOOR, {"pairs": sizes}, y)
     squares = fit(forms.POWER_FLOOR, {"pairs": sizes}, y, delta=np.inf)
     off = [abs(f.parameters["exponent"] - 0.35) for f in (robust, squares)]
-    assert off[0] < 0.03 and off[1] > 3 * off[0]
+    assert off[0] < 0.015 and off[1] > 5 * off[0]
     assert abs(robust.residuals[4]) > 50 * np.median(np.abs(robust.residuals))
     assert np.isfinite(robust.loss.delta) and np.isinf(squares.loss.delta)
 
