@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale.scaling import figures_levels
-from rewardscale.scaling.collect import ScalingError, Sweep, load_sweep
+from rewardscale.scaling.collect import ScalingError, Sweep, load_sweep, per_draw
 from rewardscale.scaling.der import Der, der
 from rewardscale.scaling.figures import save
 from rewardscale.scaling.findings import shared_sizes
@@ -71,6 +71,23 @@ def ratios(sweep: Sweep, family: str, model: str) -> list[str]:
         cells += [said(ratio(own[y], level)) for y in ("loss", "accuracy")]
         rows.append(f"| {model} | {level} | {BOUND.get(level, '')} | " + " | ".join(cells) + " |")
     return rows
+
+
+def differences(own: Sweep, model: str) -> list[str]:
+    """Strict minus one vote at each size, mean and standard error over draws, where there are too few for a curve."""
+    out = []
+    for y in ("accuracy", "loss_recalibrated", "loss"):
+        wide = per_draw(own, y).pivot(on="level", index=["pairs", "draw"], values="y")
+        gaps = (
+            wide.with_columns(gap=pl.col(TARGET) - pl.col(BASE))
+            .group_by("pairs")
+            .agg(pl.len(), pl.col("gap").mean(), (pl.col("gap").std() / pl.len().sqrt()).alias("se"))
+        )
+        for pairs, draws, mean, se in gaps.sort("pairs").rows():
+            out.append(
+                f"{model}, {y}, strict minus one vote at {pairs:,} pairs: {mean:+.4f} ± {se:.4f} over {draws} draws"
+            )
+    return out
 
 
 def selection_share(own: Points) -> Interval:
@@ -135,7 +152,12 @@ def main(workdir: Path) -> None:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for family, model, _ in models:
-        print("\n".join(ratios(sweep, family, model)))
+        own = sweep.filter((pl.col("family") == family) & (pl.col("model") == model))
+        print(
+            "\n".join(
+                ratios(sweep, family, model) if own.table["pairs"].n_unique() > 2 else differences(own, model)
+            )
+        )
     largest = [model for family, model, _ in models if family == "convex" and model == "hash16384"][-1]
     own = points(sweep, models=[largest], units=best_units(sweep))
     share = selection_share(own)

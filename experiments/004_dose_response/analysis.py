@@ -40,7 +40,7 @@ def said(made: Der | str) -> str:
         return spoken(made.summary)
     bounds = made.curve.filter((pl.col("bound") == "more than") & pl.col("low").is_not_null())
     if bounds.height:
-        return f"{spoken(made.summary)}; more than {bounds['low'].max():.2f}"
+        return f"more than {bounds['low'].max():.2f}"
     return f"{spoken(made.summary)} ({made.summary.note})"
 
 
@@ -86,26 +86,18 @@ def draw(table: pl.DataFrame, name: str, symmetric: np.ndarray) -> None:
         panel.plot(
             rates, lower_bound_der(rates), color="#777777", linewidth=1.0, label="lower bound 1 / (1 − 2η)²"
         )
-        panel.plot(
-            table["rate"],
-            table["sandwich"],
-            color="#D55E00",
-            linewidth=1.2,
-            marker="_",
-            label="sandwich, predicted",
-        )
+        smooth = sandwich_der(symmetric, rates)
+        panel.plot(rates, smooth, color="#D55E00", linewidth=1.2, label="sandwich, predicted")
         seen = table.drop_nulls(["cost"])
         for row in seen.drop_nulls(["low", "high"]).iter_rows(named=True):
             panel.plot([row["rate"]] * 2, [row["low"], row["high"]], color="#000000", linewidth=1.2)
-        panel.plot(
-            seen["rate"],
-            seen["cost"],
-            color="#000000",
-            marker="o",
-            markersize=4,
-            linestyle="none",
-            label="measured, 95 %",
-        )
+        dots = {"color": "#000000", "marker": "o", "markersize": 4, "linestyle": "none"}
+        known, loose = seen.drop_nulls(["low"]), seen.filter(pl.col("low").is_null())
+        panel.plot(known["rate"], known["cost"], label="measured, 95 %", **dots)
+        if loose.height:
+            panel.plot(
+                loose["rate"], loose["cost"], label="measured, no interval", markerfacecolor="white", **dots
+            )
         highest = table.select(pl.max_horizontal("high", "sandwich", "cost").max()).item()
         set_axis(panel, "y", 0.8, float(highest), log=True, room=8)
         panel.set_xlim(0, 0.44)

@@ -26,6 +26,7 @@ SMALL = (
     "--config.also.pairs=250",
     "--config.also.levels=strict",
     "--config.also.folds=1",
+    "--config.also.draws=1",
     "--config.recipe.epochs=1",
 )
 
@@ -59,7 +60,7 @@ def test_every_level_has_the_pairs_that_the_config_asks_for(votes):
     assert len(cells) == len(config.sweep.models) * len(config.sweep.pairs) * len(config.sweep.levels) * 4
     for cell in cells:
         votes_a_pair = cell.cost / cell.run.pairs
-        low, high = {"one_vote": (1, 2), "majority_3": (3, 4.5)}.get(cell.run.level, (5, 11))
+        low, high = {"one_vote": (1, 2), "majority_3": (3, 4.5)}.get(cell.run.level, (4.5, 11))
         assert low <= votes_a_pair <= high
 
 
