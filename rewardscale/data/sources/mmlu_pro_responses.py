@@ -27,12 +27,10 @@ on this set: both are made of MMLU-Pro questions.
 
 import dataclasses
 import hashlib
-import json
-import lzma
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from rewardscale.config import ObjectiveConfig
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.matching import Candidates, balanced, cue_accuracy
 from rewardscale.data.overlap import connected
+from rewardscale.data.sources.jsonl import json_lines
 
 SOURCE = "mmlu-pro-responses"
 SPLITS = ("train", "validation", "test")
@@ -199,27 +198,9 @@ def _find(data_dir: Path) -> Path:
     )
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file and line for messages, record) of each line of an xz-compressed jsonl file."""
-    number = 0
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}, line {number}"
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{where} is not JSON ({error}); fetch the file again") from error
-                if not isinstance(record, dict):
-                    raise DataError(f"{where} is not a JSON object; fetch the file again")
-                yield where, record
-    except (EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged after line {number} ({error}); fetch the file again") from error
-
-
 def _questions(folder: Path) -> dict[int, _Question]:
     questions: dict[int, _Question] = {}
-    for where, record in _json_lines(folder / _QUESTIONS):
+    for where, record in json_lines(folder / _QUESTIONS):
         identity, options = record.get("question_id"), record.get("options")
         if type(identity) is not int or identity in questions:
             raise DataError(f"{where}: `question_id` must be an integer not seen before, found {identity!r}")
@@ -243,7 +224,7 @@ def _answers(
 ) -> dict[int, list[_Answer]]:
     """Usable answers a question, each text once; what is left out is counted."""
     out: dict[int, list[_Answer]] = {}
-    for number, (where, record) in enumerate(_json_lines(folder / _RESPONSES), start=1):
+    for number, (where, record) in enumerate(json_lines(folder / _RESPONSES), start=1):
         identity, responses = record.get("question_id"), record.get("responses")
         if type(identity) is not int or identity not in questions or identity in out:
             raise DataError(f"{where}: `question_id` {identity!r} is not in {_QUESTIONS}, or is there twice")

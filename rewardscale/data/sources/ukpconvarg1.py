@@ -16,11 +16,8 @@ knows of a split by debate.
 """
 
 import dataclasses
-import gzip
 import itertools
-import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from xml.parsers import expat
 import polars as pl
 
 from rewardscale.data.comparison import Comparison, DataError, Message
+from rewardscale.data.sources.jsonl import json_lines
 from rewardscale.data.verdict import VERDICT_SCHEMA
 
 SOURCE = "ukpconvarg1"
@@ -173,9 +171,9 @@ def _require(path: Path) -> None:
 
 def _read_jsonl(folder: Path) -> Iterator[_Pair]:
     texts = {}
-    for where, record in _json_lines(folder / _ARGUMENTS):
+    for where, record in json_lines(folder / _ARGUMENTS):
         texts[_text(record, "topic", where), _text(record, "id", where)] = _text(record, "text", where)
-    for where, record in _json_lines(folder / _PAIRS):
+    for where, record in json_lines(folder / _PAIRS):
         topic = _text(record, "topic", where)
         ids = (_text(record, "a1", where), _text(record, "a2", where))
         for argument in ids:
@@ -196,24 +194,6 @@ def _read_jsonl(folder: Path) -> Iterator[_Pair]:
             in_strict=in_strict,
             votes=_votes(((vote.get("w"), vote.get("v"), vote.get("c")) for vote in votes), where),
         )
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file and line for messages, record) of each line of a gzipped jsonl file."""
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}, line {number}"
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{where} is not JSON ({error}); fetch the file again") from error
-                if not isinstance(record, dict):
-                    raise DataError(f"{where} is not a JSON object; fetch the file again")
-                yield where, record
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged after line {number} ({error}); fetch the file again") from error
 
 
 # --- XML ---------------------------------------------------------------------------------------------
