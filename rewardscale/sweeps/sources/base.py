@@ -1,5 +1,6 @@
 """What a sweep needs of its data, and what all sources share: a corpus on disk, its levels, evaluation sets."""
 
+import abc
 import dataclasses
 import functools
 import io
@@ -76,8 +77,10 @@ class Dataset(Protocol):
     def tokenizer(self) -> tuple[templates.Tokenizer, str]: ...
 
 
-class Base:
-    """A corpus on disk, its manifest and its levels."""
+class Base(abc.ABC):
+    """A corpus on disk, its manifest and its levels; unless a source says otherwise, one fixed split and no folds."""
+
+    folds = 0
 
     def __init__(self, config: DataConfig, directory: Path):
         self.config, self.directory = config, directory
@@ -98,9 +101,15 @@ class Base:
         made = self.curated(base, draw)
         return with_flips(made, rate, draw=draw, seed=self.seed) if FLIP in name else made
 
+    @abc.abstractmethod
     def curated(self, name: str, draw: int) -> Level:
         """A level as the source makes it."""
-        raise NotImplementedError
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the process
+    def pool(self, fold: int) -> np.ndarray:
+        """Corpus rows that a fold's runs may be trained on."""
+        del fold
+        return self._rows("train")
 
     def texts(self) -> np.ndarray:
         """int32 [rows, 2]: which distinct text each response of a pair is, numbered by first appearance."""
@@ -112,6 +121,14 @@ class Base:
             np.save(buffer, np.asarray(ids, np.int32))
             atomic.write_bytes(path, buffer.getvalue())
         return np.load(path)
+
+    def _rows(self, split: str) -> np.ndarray:
+        return self.manifest.filter(pl.col("split") == split)["row"].to_numpy()
+
+    def _byte_pairs(self, vocab: int) -> tuple[templates.Tokenizer, str]:
+        """A byte-level BPE tokenizer of `vocab` tokens, trained on the corpus's texts, and the chat template."""
+        texts = {text: None for c in self.corpus for text in (*(m.content for m in c.prompt), *c.responses)}
+        return templates.train_bpe(list(texts), vocab), "chat"
 
     def _read_level(self, folder: Path, name: str) -> Level:
         if name not in level_names(folder):

@@ -4,9 +4,6 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-
 from rewardscale.config import ConfigError, DataConfig
 from rewardscale.data import atomic, templates
 from rewardscale.data.comparison import DataError
@@ -23,7 +20,6 @@ COST_UNIT = "pairs"
 class ObjectiveDataset(Base):
     """Right and wrong answers to one question; the level "key" is the answer key's verdict."""
 
-    folds = 0
     headline = KEY
     cost_unit = COST_UNIT
 
@@ -66,11 +62,6 @@ class ObjectiveDataset(Base):
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def pool(self, fold: int) -> np.ndarray:
-        del fold
-        return self._rows("train")
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019
     def evaluations(self, fold: int) -> Mapping[str, EvaluationSet]:
         del fold
         key, validation = self.level(KEY, 0), self._rows("validation")
@@ -80,8 +71,4 @@ class ObjectiveDataset(Base):
         }
 
     def tokenizer(self) -> tuple[templates.Tokenizer, str]:
-        texts = {text: None for c in self.corpus for text in (*(m.content for m in c.prompt), *c.responses)}
-        return templates.train_bpe(list(texts), self.config.objective.bpe_vocab), "chat"
-
-    def _rows(self, split: str) -> np.ndarray:
-        return self.manifest.filter(pl.col("split") == split)["row"].to_numpy()
+        return self._byte_pairs(self.config.objective.bpe_vocab)

@@ -4,9 +4,6 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-
 from rewardscale.config import DataConfig
 from rewardscale.curation import planted as planted_levels
 from rewardscale.data import atomic, planted, templates
@@ -17,7 +14,6 @@ from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Pro
 class PlantedDataset(Base):
     """A planted world (rewardscale/data/planted.py)."""
 
-    folds = 0
     headline = "gold"
     cost_unit = "raw pairs"
 
@@ -42,11 +38,6 @@ class PlantedDataset(Base):
         return self._read_level(self.directory / "levels", name)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def pool(self, fold: int) -> np.ndarray:
-        del fold
-        return self._rows("train")
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019
     def evaluations(self, fold: int) -> Mapping[str, EvaluationSet]:
         del fold
         test, validation = self._rows("test"), self._rows("validation")
@@ -59,6 +50,3 @@ class PlantedDataset(Base):
 
     def tokenizer(self) -> tuple[templates.Tokenizer, str]:
         return planted.tokenizer(self.config.planted.world), "words"
-
-    def _rows(self, split: str) -> np.ndarray:
-        return self.manifest.filter(pl.col("split") == split)["row"].to_numpy()

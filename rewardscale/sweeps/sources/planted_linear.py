@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from rewardscale.config import ConfigError, DataConfig, to_mapping
 from rewardscale.curation import planted_linear as linear_levels
@@ -23,7 +22,6 @@ from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Lab
 class PlantedLinearDataset(Base):
     """The planted convex world."""
 
-    folds = 0
     headline = "gold"
     cost_unit = linear_levels.COST_UNIT
 
@@ -61,11 +59,6 @@ class PlantedLinearDataset(Base):
         return linear_levels.level(self.config.planted_linear, name, self._margin, longer, draw=draw)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
-    def pool(self, fold: int) -> np.ndarray:
-        del fold
-        return self._rows("train")
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019
     def evaluations(self, fold: int) -> Mapping[str, EvaluationSet]:
         """ "gold": expectations over Bradley-Terry labels. "sign": which response has the higher gold reward."""
         del fold
@@ -88,6 +81,3 @@ class PlantedLinearDataset(Base):
         margin = self._margin[rows]
         orientation = np.where(margin > 0, 1, -1).astype(np.int8)
         return Labelled(rows, orientation, 1 / (1 + np.exp(-np.abs(margin))) if soft else None)
-
-    def _rows(self, split: str) -> np.ndarray:
-        return self.manifest.filter(pl.col("split") == split)["row"].to_numpy()

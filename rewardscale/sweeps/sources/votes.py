@@ -102,10 +102,4 @@ class VotesDataset(Base):
         }
 
     def tokenizer(self) -> tuple[templates.Tokenizer, str]:
-        def texts() -> list[str]:
-            unique = {
-                text: None for c in self.corpus for text in (*(m.content for m in c.prompt), *c.responses)
-            }
-            return list(unique)
-
-        return templates.train_bpe(texts(), self.config.votes.bpe_vocab), "chat"
+        return self._byte_pairs(self.config.votes.bpe_vocab)
