@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from rewardscale.scaling import forms, nested, resample
 from rewardscale.scaling.collect import ScalingError
 from rewardscale.scaling.fit import Fit, FitError, fit
-from rewardscale.scaling.forms import NESTED, POWER_FLOOR, Form, Nonlinear
+from rewardscale.scaling.forms import NESTED, POWER_FLOOR, Form
 from rewardscale.scaling.holdout import held_out_error, split
 from rewardscale.scaling.nested import NestedTest
 from rewardscale.scaling.points import Points
 
 BOTH = "floor and offset"  # E_q and B_q a level, one exponent
-KINDS = ("shared", "offset", "floor", BOTH, "exponent", "all")
+KINDS = NESTED
 EFFECTIVE, QUALITY = forms.QUALITY_EFFECTIVE_TIED.name, forms.QUALITY_EFFECTIVE.name
 TESTS = (  # null, the kind that contains it, what rejecting the null would say
     ("shared", "offset", "do the levels differ at all?"),
@@ -86,21 +86,10 @@ class Comparison:
 
 
 def form_of(kind: str, levels: int) -> Form:
-    """The form of a kind: those of ``forms.by_level``, "floor and offset", and the two that read a quality."""
-    if kind in NESTED:
-        return forms.by_level(kind, levels)
+    """The form of a kind: those of ``forms.by_level``, and the two that read a quality."""
     if kind in (EFFECTIVE, QUALITY):
         return forms.QUALITY_EFFECTIVE_TIED if kind == EFFECTIVE else forms.QUALITY_EFFECTIVE
-    if kind != BOTH:
-        raise ValueError(f"kind={kind!r}: must be one of {(*KINDS, EFFECTIVE, QUALITY)}")
-    free = forms.by_level("all", levels)
-    return replace(
-        free,
-        name=BOTH,
-        formula="L_q(D) = E_q + B_q · D^−β",
-        nonlinear=(Nonlinear("exponent", *forms.EXPONENT),),
-        basis=lambda x, eta: free.basis(x, np.repeat(eta, levels, -1)),
-    )
+    return forms.by_level(kind, levels)
 
 
 def compare_levels(

@@ -20,7 +20,6 @@ from rewardscale.scaling.findings import Findings
 from rewardscale.scaling.level_fits import CurveFit
 from rewardscale.scaling.panels import (
     Style,
-    compact,
     frames,
     legend_above,
     legend_columns,
@@ -329,6 +328,3 @@ def _line(colour: str, dash: Any) -> Any:
 
 def _head(labels: list[str]) -> float:
     return 0.07 + 0.145 * math.ceil(len(labels) / legend_columns(labels))
-
-
-__all__ = ["collapse", "compact", "forest", "held_out", "ratios", "strip"]

@@ -51,7 +51,6 @@ class Form:
       linear: names of the coefficients c_j. nonlinear: the parameters eta_k.
       basis: (inputs of shape [n], eta [..., k]) -> one array [..., n] a coefficient.
       nonnegative: whether the c_j must be >= 0.
-      reference: inputs at which a term counts as one unit while fitting (set by ``fit``).
     """
 
     name: str
@@ -259,22 +258,21 @@ RL = Form(
     nonnegative=False,
 )
 
-NESTED = ("shared", "offset", "floor", "exponent", "all")
+NESTED = ("shared", "offset", "floor", "floor and offset", "exponent", "all")
 
 
 def by_level(kind: str, levels: int) -> Form:
     """Curves of several levels that share parameters; the input "level" numbers each point's level from 0.
 
     kind: "shared" one curve for all; "offset" B_q a level (a constant exchange rate); "floor" E_q a level (no
-      number of
-    pairs makes up for it); "exponent" B_q and β_q a level (an exchange rate that changes with scale); "all"
-    every parameter. Each of the first three is nested in "all", "offset" in "exponent", "shared" in every
-    other.
+    number of pairs makes up for it); "floor and offset" both; "exponent" B_q and β_q a level (an exchange rate
+    that changes with scale); "all" every parameter. "shared" is nested in every other, each in "all", "offset"
+    and "floor" in "floor and offset", "offset" in "exponent".
     """
     if kind not in NESTED:
         raise ValueError(f"kind={kind!r}: must be one of {NESTED}")
-    floors = levels if kind in ("floor", "all") else 1
-    scales = levels if kind in ("offset", "exponent", "all") else 1
+    floors = levels if kind in ("floor", "floor and offset", "all") else 1
+    scales = levels if kind in ("offset", "floor and offset", "exponent", "all") else 1
     exponents = levels if kind in ("exponent", "all") else 1
 
     def basis(x: Inputs, eta: NDArray) -> list[NDArray]:
