@@ -139,7 +139,10 @@ def _fit_curve(own: Points, family: str, model: str, params: int, level: str) ->
         seen = resample(used, of_fit(whole), resamples=BAND_RESAMPLES)
         made["parameters"] = {name: seen.interval(i) for i, name in enumerate(POWER_FLOOR.parameters)}
         hidden = held_out(sizes)
-        made["line"] = _line(used.select(~hidden), sizes.max())
+        shown = used.select(~hidden)
+        made["line"] = _line(
+            shown, fit(POWER_FLOOR, shown.x, shown.mean) if hidden.any() else whole, sizes.max()
+        )
         made["held_out"] = tuple(int(d) for d in sizes[hidden])
         notes = [*whole.notes]
         if whole.rms > POOR:
@@ -151,9 +154,8 @@ def _fit_curve(own: Points, family: str, model: str, params: int, level: str) ->
     return CurveFit(family, model, params, level, count, decades, note="; ".join(notes), **made)
 
 
-def _line(fitted: Points, to: float) -> pl.DataFrame:
-    """The fit to these points on a fine grid up to ``to`` pairs, with its band."""
-    found = fit(POWER_FLOOR, fitted.x, fitted.mean)
+def _line(fitted: Points, found: Fit, to: float) -> pl.DataFrame:
+    """The fit ``found`` to these points on a fine grid up to ``to`` pairs, with its band."""
     if found.rms > POOR:
         return _no_line()
     low, high = fitted.x["pairs"].min(), fitted.x["pairs"].max()
