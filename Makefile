@@ -27,7 +27,12 @@ INSTALLED := $(VENV)/.installed$(addprefix -,$(subst $(comma),-,$(EXTRAS)))
 # A .venv whose Python is gone (moved, half-built) is built again, stamp or no stamp.
 BROKEN := $(shell test -x $(PY) || echo broken)
 
-.PHONY: help install sweep test test-slow lint types clean broken
+# PyTorch and transformers, for parity tests alone; any Python that they support.
+REFERENCE := .venv-reference
+REFERENCE_PYTHON ?=
+REFERENCE_PYTHONS := $(or $(REFERENCE_PYTHON),/usr/bin/python3.11 python3.11 python3.12 python3)
+
+.PHONY: help install sweep test test-slow reference lint types clean broken
 
 help:  ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,14 +48,16 @@ test: lint types  ## lint, types and every test that isn't slow (PYTEST_ARGS=)
 test-slow: lint types  ## lint, types and all tests
 	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(PY) -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
+reference: $(REFERENCE)/.installed  ## build .venv-reference: PyTorch and transformers, to test parity with
+
 lint: $(INSTALLED)  ## ruff
 	@$(PY) -m ruff check .
 
 types: $(INSTALLED)  ## pyright
 	@$(PY) -m pyright --pythonpath $(PY)
 
-clean:  ## remove .venv and the tools' caches; never runs/
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove both environments and the tools' caches; never runs/
+	rm -rf $(VENV) $(REFERENCE) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 broken:
@@ -75,4 +82,18 @@ $(INSTALLED): setup.py constraints.txt $(BROKEN)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools; \
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
 		-e ".[test$(addprefix $(comma),$(EXTRAS))]"; \
+	touch $@
+
+$(REFERENCE)/.installed: constraints-reference.txt
+	@set -e; \
+	for python in $(REFERENCE_PYTHONS); do \
+		if "$$python" -c 'import venv, ensurepip' 2>/dev/null; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+		echo "error: no Python with its venv module among: $(REFERENCE_PYTHONS). Name one: make reference REFERENCE_PYTHON=PATH" >&2; \
+		exit 1; \
+	fi; \
+	echo "building $(REFERENCE) with $$("$$found" --version): PyTorch and transformers"; \
+	"$$found" -m venv --clear $(REFERENCE); \
+	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-reference.txt; \
 	touch $@

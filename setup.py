@@ -44,6 +44,19 @@ INSTALL_REQUIRES = [
     "polars>=1.30",
     # Fast tokenizers of the public model families, and of tests, without PyTorch [Apache-2.0]
     "tokenizers>=0.22",
+    # Weights in and out: the one format of Hugging Face that holds arrays and no code [Apache-2.0]
+    "safetensors>=0.6",
+    # Chat templates are Jinja; rendered in its sandbox by the rules of transformers [BSD-3-Clause]
+    "jinja2>=3.1.5",
+    # Public checkpoints by name, with resumed downloads and a local cache [Apache-2.0]
+    "huggingface_hub>=1.0",
+    # --- serving -------------------------------------------------------------------------------------
+    # Requests, routes and lifespan without a framework's weight [BSD-3-Clause]
+    "starlette>=1.0",
+    # The ASGI server in pure Python, with graceful shutdown [BSD-3-Clause]
+    "uvicorn>=0.35",
+    # /metrics in the format that every monitor reads [Apache-2.0]
+    "prometheus-client>=0.22",
     # --- configuration -------------------------------------------------------------------------------
     # Config files that are Python and locked: a typo is an error; usual in JAX projects [Apache-2.0]
     "ml-collections>=1.1.0",
@@ -82,6 +95,7 @@ EXTRAS = {
         *AOT,
         *NOTEBOOK,
         "pytest>=8.4",  # [MIT]
+        "httpx>=0.28",  # asks the server as a client would [BSD-3-Clause]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]
         "hypothesis>=6.100",  # properties of packing, subsets and fits, not examples alone [MPL-2.0]
         "ruff>=0.14",  # linter, one binary [MIT]
