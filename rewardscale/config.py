@@ -33,6 +33,32 @@ def _positive(path: str, config: Any, *names: str) -> None:
             raise ConfigError(f"{path}.{name}={getattr(config, name)!r} must be greater than 0")
 
 
+# A field that joined later: while it has its default it does not enter run ids, so finished runs keep theirs.
+ADDED = {"added": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of rotary frequencies to longer contexts (Llama 3 herd, arXiv 2407.21783, section 3.4.2).
+
+    Attributes:
+      factor: slow frequencies are divided by it.
+      low, high: a wavelength longer than `original` / low is slow, one shorter than `original` / high is left alone,
+        between them the two are blended.
+      original: tokens of the context before stretching.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def __post_init__(self) -> None:
+        _positive("model.rope_scaling", self, "factor", "low", "original")
+        if not self.high > self.low:
+            raise ConfigError(f"model.rope_scaling: high={self.high} must be greater than low={self.low}")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder with a reward head (Llama/Qwen shape; a preset only changes numbers).
@@ -42,6 +68,7 @@ class ModelConfig:
       width: residual stream; layers, heads, kv_heads, head_dim: attention (grouped queries).
       mlp_width: hidden width of SwiGLU.
       rope_theta: base of the rotary frequencies. qk_norm: RMS-normalise queries and keys (Qwen3).
+      rope_scaling: how frequencies are stretched, if they are (Llama 3.1 and 3.2).
       embedding_sd, head_sd: standard deviations at initialisation (head_sd 0: rewards start at 0).
     """
 
@@ -57,6 +84,7 @@ class ModelConfig:
     qk_norm: bool = False
     embedding_sd: float = 1.0
     head_sd: float = 0.0
+    rope_scaling: RopeScaling | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -481,7 +509,19 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Hash (20 hex digits) of this config: same id, same science."""
-        return content_hash(dataclasses.asdict(self))
+        return content_hash(_science(self))
+
+
+def _science(value: Any) -> Any:
+    """Dataclasses as dicts, without `added` fields at their defaults."""
+    if not dataclasses.is_dataclass(value):
+        return dict(value) if isinstance(value, Mapping) else value
+    fields = [
+        (f, getattr(value, f.name))
+        for f in dataclasses.fields(value)
+        if not f.metadata.get("added") or getattr(value, f.name) != f.default
+    ]
+    return {f.name: _science(own) for f, own in fields}
 
 
 def content_hash(value: Any, *, digits: int = 20) -> str:

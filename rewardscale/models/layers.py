@@ -4,11 +4,13 @@ Shapes: R rows, T tokens a row, D width, H heads, K key/value heads, d head_dim,
 NNX modules hold parameters (float32); compute runs in the dtype of the input.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import ModelConfig, RopeScaling
 from rewardscale.models import attention
 
 
@@ -33,11 +35,22 @@ class RMSNorm(nnx.Module):
         return (scaled * self.scale[...]).astype(x.dtype)
 
 
-def rotary(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def rotary(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines [..., 1, head_dim / 2] of rotary embeddings at `positions` [...] (Su et al. 2021)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    frequencies = config.rope_theta ** (
+        -jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    )
+    if config.rope_scaling is not None:
+        frequencies = stretch(frequencies, config.rope_scaling)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def stretch(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """Llama 3.1's rotary frequencies, radians a position, from the plain ones."""
+    turns = scaling.original * frequencies / (2 * math.pi)  # within the original context
+    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(x: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -155,14 +155,14 @@ def rewards(
     def pick(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, index, axis=1)
 
-    turn = rotary(batch["positions"], config.head_dim, config.rope_theta)
+    turn = rotary(batch["positions"], config)
     mask = interval_mask(batch["lo"], batch["hi"], x.shape[1])
     body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
     x = run_blocks(body, x, turn, mask, options, keep)
     if last is None:
         x = take_tokens(x, index)
     else:
-        index_turn = rotary(pick(batch["positions"]), config.head_dim, config.rope_theta)
+        index_turn = rotary(pick(batch["positions"]), config)
         index_mask = interval_mask(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
         x = last.at(x, turn, index_mask, index, index_turn)
     x = model.norm(keep(x).astype(jnp.float32))

@@ -27,10 +27,11 @@ def test_rms_norm_is_its_definition_and_is_computed_in_float32() -> None:
 def test_rotary_scores_depend_on_the_distance_alone(head_dim: int) -> None:
     random = np.random.default_rng(head_dim)
     q, k = random.normal(size=(2, 1, 1, 1, head_dim)).astype(np.float32)
+    config = small.varied(small.MODEL, head_dim=head_dim)
 
     def score(query_at: int, key_at: int) -> float:
         def turned(x: np.ndarray, at: int) -> jax.Array:
-            return layers.rotate(jnp.asarray(x), layers.rotary(jnp.array([[at]]), head_dim, 10_000.0))
+            return layers.rotate(jnp.asarray(x), layers.rotary(jnp.array([[at]]), config))
 
         return float((turned(q, query_at) * turned(k, key_at)).sum())
 
@@ -44,7 +45,7 @@ def test_rotary_pairs_first_and_second_half() -> None:
     config = small.varied(small.MODEL, head_dim=8)
     x = np.random.default_rng(0).normal(size=(6, 3, 8))
     positions = np.array([0, 1, 2, 5, 40, 1000])
-    turn = layers.rotary(jnp.asarray(positions)[None], 8, config.rope_theta)
+    turn = layers.rotary(jnp.asarray(positions)[None], config)
     ours = layers.rotate(jnp.asarray(x, jnp.float32)[None], turn)[0]
     np.testing.assert_allclose(ours, plain.rotate(config, x, positions), atol=2e-4)
 
@@ -62,4 +63,7 @@ def test_compute_runs_in_the_inputs_type_and_parameters_stay_float32() -> None:
     block = layers.Block(small.MODEL)
     x = jnp.ones((1, 3, 16), jnp.bfloat16)
     mask = jnp.tril(jnp.ones((1, 3, 3), bool))
-    assert block(x, layers.rotary(jnp.arange(3)[None], 4, 1e4), mask).dtype == jnp.bfloat16
+    assert (
+        block(x, layers.rotary(jnp.arange(3)[None], small.varied(small.MODEL, head_dim=4)), mask).dtype
+        == jnp.bfloat16
+    )
