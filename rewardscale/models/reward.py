@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from rewardscale.config import ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted
 from rewardscale.models.attention import Attend, among_tokens, at_queries
+from rewardscale.models.embedding import look_up
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -50,7 +51,7 @@ class Options:
 class Specs:
     """Where each parameter is split: FSDP over widths, tensor parallelism over heads, MLP width and vocabulary."""
 
-    embedding: P = P("tensor", None)  # [V, D]: D is not split, a look-up would gather it whole
+    embedding: P = P("tensor", "fsdp")  # [V, D]: models/embedding.py looks up without gathering it
     q: P = P(None, "fsdp", "tensor", None)  # [L, D, H, d]
     k: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
     v: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
@@ -134,6 +135,24 @@ def constrain_rows(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array]:
     return lambda x: jax.lax.with_sharding_constraint(x, rows)
 
 
+def pin_parameters(mesh: Mesh | None, specs: Specs | None = None) -> Callable[[Block], Block]:
+    """Keeps one layer's parameters, and so their gradients, split as `shardings` says.
+
+    Without it XLA may sum a layer's gradients whole on every device and split them after the last layer, when
+    the gradients of the whole model have been on every device.
+    """
+    if mesh is None or mesh.size == 1:
+        return lambda block: block
+    spec = specs or Specs()
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = next(str(n) for n in (getattr(k, "name", None) or k.key for k in path) if hasattr(spec, str(n)))
+        of_layer = P(*getattr(spec, name)[1:])  # without the stacked layers' axis
+        return jax.lax.with_sharding_constraint(leaf, fitted(mesh, of_layer, leaf.shape))
+
+    return lambda block: jax.tree_util.tree_map_with_path(one, block)
+
+
 def rewards(
     config: ModelConfig,
     params: Params,
@@ -151,7 +170,7 @@ def rewards(
       Two float32 arrays [R, S]; entries of absent trees or responses are meaningless and finite.
     """
     model, keep = module(config, params), constrain_rows(mesh)
-    x = keep(model.embedding[...][batch["tokens"]].astype(options.dtype))
+    x = keep(look_up(model.embedding[...], batch["tokens"], mesh, Specs().embedding, options.dtype))
     index = jnp.concatenate([batch["left_at"], batch["right_at"]], -1)  # [R, 2S]
 
     def pick(values: jax.Array) -> jax.Array:
@@ -160,13 +179,14 @@ def rewards(
     turn = rotary(batch["positions"], config)
     attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
     body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
-    x = run_blocks(body, x, turn, attend, options, keep)
+    pin = pin_parameters(mesh)
+    x = run_blocks(body, x, turn, attend, options, keep, pin)
     if last is None:
         x = take_tokens(x, index)
     else:
         index_turn = rotary(pick(batch["positions"]), config)
         index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
-        x = last.at(x, turn, index_attend, index, index_turn)
+        x = pin(last).at(x, turn, index_attend, index, index_turn)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))
     left, right = jnp.split(out, 2, -1)
@@ -185,11 +205,12 @@ def run_blocks(
     attend: Attend,
     options: Options,
     keep: Callable[[jax.Array], jax.Array],
+    pin: Callable[[Block], Block],
 ) -> jax.Array:
-    """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding."""
+    """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding, `pin` theirs."""
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-        return keep(block(x, turn, attend)), None
+        return keep(pin(block)(x, turn, attend)), None
 
     step = jax.checkpoint(body, prevent_cse=not options.scan) if options.remat else body
     count = jax.tree.leaves(blocks)[0].shape[0]
