@@ -108,15 +108,10 @@ class Attention(nnx.Module):
         v = adapted(_project(x, self.v), x, self.v_a, self.v_b, self.lora_scale)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-<<<<<<< HEAD
-        out = attention.dense(rotate(q, at_turn), rotate(k, turn), v, mask)
+        out = attend(rotate(q, at_turn), rotate(k, turn), v)
         out = checkpoint_name(out, "attention")  # what remat="attention" saves
         wide = jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
         return adapted(wide, out, self.o_a, self.o_b, self.lora_scale)
-=======
-        out = attend(rotate(q, at_turn), rotate(k, turn), v)
-        return jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
->>>>>>> wt-aot
 
 
 class SwiGLU(nnx.Module):

@@ -39,7 +39,7 @@ def splash(
         own = jnp.broadcast_to(jnp.arange(length, padded, dtype=jnp.int32), (rows, padded - length))
         lo, hi = jnp.concatenate([lo, own], 1), jnp.concatenate([hi, own + 1], 1)
     scaled = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
-    at_once = max(n for n in range(1, rows + 1) if rows % n == 0 and n * padded <= LONGEST or n == 1)
+    at_once = max(n for n in range(1, rows + 1) if (rows % n == 0 and n * padded <= LONGEST) or n == 1)
     grouped = tuple(x.reshape(rows // at_once, at_once, *x.shape[1:]) for x in (scaled, k, v, lo, hi))
     if at_once == rows:
         out = _rows(*(x[0] for x in grouped), interpret=interpret)

@@ -132,7 +132,9 @@ def test_splash_is_dense_on_random_trees_forward_and_backward(
     rows: int, length: int, heads: int, kv: int, dim: int
 ) -> None:
     random = np.random.default_rng(length)
-    assert_like_dense(random_inputs(random, rows, length, heads, kv, dim), *random_trees(random, rows, length))
+    assert_like_dense(
+        random_inputs(random, rows, length, heads, kv, dim), *random_trees(random, rows, length)
+    )
 
 
 def test_splash_takes_any_intervals(monkeypatch: pytest.MonkeyPatch) -> None:

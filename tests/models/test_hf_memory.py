@@ -15,7 +15,8 @@ from rewardscale.models import hf, hf_config, hf_names, presets
 
 REPO = Path(__file__).parents[2]
 SHARD = 2**30
-# Peak resident memory (of its own: pages of mapped files belong to the kernel's cache) above what the process holds before it loads, in bytes; and the bytes of the loaded tree.
+# Peak resident memory above what the process holds before it loads, and the loaded tree, in bytes. Memory of its
+# own: pages of mapped files belong to the kernel's cache.
 SCRIPT = """
 import json, sys, threading, time
 import jax

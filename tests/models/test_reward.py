@@ -172,7 +172,7 @@ OPTIONS = {
     "remat": reward.Options(remat="full"),
     "remat, loop": reward.Options(remat="full", scan=False),
     "all tokens in the last layer": reward.Options(prune=False),
-    "splash attention, remat": reward.Options(attention="splash", remat=True),
+    "splash attention, remat": reward.Options(attention="splash", remat="full"),
 }
 
 
