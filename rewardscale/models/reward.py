@@ -88,18 +88,22 @@ def init(config: ModelConfig, seed: Sequence[int]) -> Params:
     platform and JAX version, and nothing has to be compiled.
     """
 
-    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sd: float | None) -> np.ndarray:
-        if sd is None:
-            return np.ones(leaf.shape, np.float32)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([*seed, *name.encode()])))
-        return random.standard_normal(leaf.shape, np.float32) * np.float32(sd)
-
     _, state = _declared(config)
     spread = {path: variable.get_metadata("sd") for path, variable in nnx.to_flat_state(state)}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: draw(path, leaf, spread[tuple(entry.key for entry in path)]), abstract(config)
-    )
+
+    def one(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return draw(seed, name, leaf.shape, spread[tuple(entry.key for entry in path)])
+
+    return jax.tree_util.tree_map_with_path(one, abstract(config))
+
+
+def draw(seed: Sequence[int], name: str, shape: tuple[int, ...], sd: float | None) -> np.ndarray:
+    """The fresh parameter `name`, float32: N(0, sd^2), or ones where `sd` is None."""
+    if sd is None:
+        return np.ones(shape, np.float32)
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([*seed, *name.encode()])))
+    return random.standard_normal(shape, np.float32) * np.float32(sd)
 
 
 def shardings(mesh: Mesh, params: Mapping[str, Any], specs: Specs | None = None) -> Any:
