@@ -113,7 +113,9 @@ def pack(
     `new_row` (size of the tree, trees still to place) says how many tokens and how many trees a row opened for a
     tree of this size can hold.
     """
-    free: list[tuple[int, int]] = []  # (free tokens, row), sorted; rows that hold all the trees they can are left out
+    free: list[
+        tuple[int, int]
+    ] = []  # (free tokens, row), sorted; rows that hold all the trees they can are left out
     used: list[int] = []  # trees in each row
     holds: list[tuple[int, float]] = []
     sizes = lengths.tolist()

@@ -10,10 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
-
-Work = TypeVar("Work")
-Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
@@ -25,14 +21,14 @@ class QueueClosed(Exception):
 
 
 @dataclasses.dataclass(eq=False)
-class _Job(Generic[Work, Result]):
+class _Job[Work, Result]:
     work: Sequence[Work]
     tokens: int
     future: "Future[list[Result]]"
     arrived: float
 
 
-class Batcher(Generic[Work, Result]):
+class Batcher[Work, Result]:
     """A bounded queue in front of a function that computes many items at once.
 
     Args:
@@ -66,7 +62,7 @@ class Batcher(Generic[Work, Result]):
             return len(self._queue), self._tokens
 
     def submit(self, work: Sequence[Work], tokens: int) -> "Future[list[Result]]":
-        """Queues a job. Raises QueueFull or QueueClosed. A job larger than the whole queue is taken when it is empty."""
+        """Queues a job. Raises QueueFull or QueueClosed. A job larger than all of it is taken when it is empty."""
         job: _Job[Work, Result] = _Job(work, tokens, Future(), time.monotonic())
         with self._changed:
             if self._closed:

@@ -136,8 +136,10 @@ def deal(sizes: np.ndarray, ladder: Ladder) -> list[Microbatch]:
     return out
 
 
-def trees_that_fit(table: tree_rows.TokenTable, skip: np.ndarray, longest: int) -> tuple[tree_rows.Trees, np.ndarray]:
-    """All trees of the table's comparisons, and the sizes in tokens; two responses share a tree only where it fits a row.
+def trees_that_fit(
+    table: tree_rows.TokenTable, skip: np.ndarray, longest: int
+) -> tuple[tree_rows.Trees, np.ndarray]:
+    """All trees of the table's comparisons, and their sizes in tokens; two responses share one where it fits a row.
 
     `skip` int64 [comparisons] are the prompt tokens to leave out.
     """
