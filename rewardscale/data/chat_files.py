@@ -9,7 +9,7 @@ additional_chat_templates/  others by name, of which "tool_use" serves conversat
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,16 @@ def read(directory: Path, *, pad_token: str | None, template: Path | str | None)
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
-    merged = config if "added_tokens_decoder" in config else {**config, **(older or {})}
-    tokens = _named_tokens(path, merged)
-    tokenizer.add_tokens(_tokens_to_add(path, tokenizer, merged, tokens))
-    named = {name: token.content for name, token in tokens.items()}
-    pad = pad_token or named.get("pad_token") or _known_pad(directory, tokenizer, named)
-    if pad not in _added(tokenizer):
+    names = dict(config if "added_tokens_decoder" in config else {**config, **(older or {})})
+    known = added_tokens(tokenizer) | {token.content for token in _tokens_to_add(path, tokenizer, names)}
+    names["pad_token"] = pad_token or names.get("pad_token") or _known_pad(directory, names, known)
+    named = {name: token.content for name, token in _named_tokens(path, names).items()}
+    pad = named["pad_token"]
+    if pad not in known:
         raise DataError(
-            f"{directory}: pad token {pad!r} is not one of the tokenizer's special tokens; "
-            f"{suggest_pad(tokenizer, named)}"
+            f"{directory}: pad token {pad!r} is not one of the tokenizer's special tokens; {suggest_pad(named, known)}"
         )
+    tokenizer.add_tokens(_tokens_to_add(path, tokenizer, names))
     default, for_tools = _templates(directory, config, template)
 
     config = {**config, "pad_token": pad}
@@ -92,26 +92,26 @@ def read(directory: Path, *, pad_token: str | None, template: Path | str | None)
     files["tokenizer_config.json"] = _dump(config)
     if older is not None:
         files[other.name] = _dump({**older, "pad_token": pad})
-    return ChatFiles(tokenizer, default, for_tools, {**named, "pad_token": pad}, files)
+    return ChatFiles(tokenizer, default, for_tools, named, files)
 
 
-def suggest_pad(tokenizer: Tokenizer, named: Mapping[str, str]) -> str:
-    """The mend of a missing or unfit pad token, in words."""
-    taken = {named.get("bos_token"), named.get("eos_token"), named.get("pad_token")}
-    free = [token for token in _KNOWN_PADS if token in _added(tokenizer) and token not in taken]
+def suggest_pad(named: Mapping[str, str], known: Collection[str]) -> str:
+    """The mend of a missing or unfit pad token, in words; `known` are the tokenizer's special tokens."""
+    free = [token for token in _KNOWN_PADS if token in known and token not in named.values()]
     example = repr(free[0]) if free else "one that no text and no template holds"
     return f"name another special token of the vocabulary: pad_token=... ({example})"
 
 
-def _known_pad(directory: Path, tokenizer: Tokenizer, named: Mapping[str, str]) -> str:
-    taken = {named.get("bos_token"), named.get("eos_token")}
+def _known_pad(directory: Path, names: Mapping[str, Any], known: Collection[str]) -> str:
+    named = {name: token.content for name, token in _named_tokens(directory, names).items()}
     for token in _KNOWN_PADS:
-        if token in _added(tokenizer) and token not in taken:
+        if token in known and token not in (named.get("bos_token"), named.get("eos_token")):
             return token
-    raise DataError(f"{directory} names no pad token; {suggest_pad(tokenizer, named)}")
+    raise DataError(f"{directory} names no pad token; {suggest_pad(named, known)}")
 
 
-def _added(tokenizer: Tokenizer) -> set[str]:
+def added_tokens(tokenizer: Tokenizer) -> set[str]:
+    """Texts that are one token wherever they stand, special or not."""
     return {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
 
@@ -151,16 +151,15 @@ def _token(path: Path, name: str, value: Any) -> AddedToken:
             raise DataError(f"{path}: {name} is {value!r}; needed: a token's text")
 
 
-def _tokens_to_add(
-    path: Path, tokenizer: Tokenizer, config: Mapping[str, Any], named: Mapping[str, AddedToken]
-) -> list[AddedToken]:
+def _tokens_to_add(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> list[AddedToken]:
     """What transformers adds to the tokenizer, in its order: a token that is there already may change its flags."""
+    named = _named_tokens(path, config)
     listed = {id: _token(path, id, value) for id, value in (config.get("added_tokens_decoder") or {}).items()}
     listed = listed or tokenizer.get_added_tokens_decoder()
     tokens = [listed[id] for id in sorted(listed, key=int)]
     further = config.get("extra_special_tokens") or config.get("additional_special_tokens")
     more = [_token(path, "a special token", value) for value in further] if isinstance(further, list) else []
-    have = _added(tokenizer) | {token.content for token in tokens}
+    have = added_tokens(tokenizer) | {token.content for token in tokens}
     for token in (*named.values(), *more):
         if token.content not in have:
             have.add(token.content)
