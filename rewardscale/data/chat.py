@@ -224,6 +224,9 @@ class ChatTokenizer:
         allow_special_text: bool,
     ) -> list[str]:
         """The K conversations as text, and for a response alone another answer's, to part it from its prompt."""
+        for where, value in (("messages of the prompt", prompt), ("responses", responses)):
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise DataError(f"the {where} are a {type(value).__name__}; needed: a list")
         if not prompt:
             raise DataError("the prompt is empty; give at least one message")
         if not responses:

@@ -322,6 +322,8 @@ GOOD = (ASK, ["Yes.", "No."])
 BAD: dict[str, tuple[Any, str]] = {
     "no prompt": (([], ["Yes."]), r"the prompt is empty"),
     "no response": ((ASK, []), r"there is no response"),
+    "a string of responses": ((ASK, "Yes."), r"the responses are a str; needed: a list"),
+    "nothing for a prompt": ((None, ["Yes."]), r"messages of the prompt are a NoneType; needed: a list"),
     "an empty response": ((ASK, ["Yes.", ""]), r"response 1 is empty"),
     "a blank response": ((ASK, [" \n", "Yes."]), r"response 0 is empty"),
     "not a string": ((ASK, ["Yes.", None]), r"response 1 is a NoneType; needed: a string"),

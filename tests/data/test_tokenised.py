@@ -316,7 +316,9 @@ def test_the_tokenizer_of_a_chat_view_cannot_change_unseen(talk_corpus, chat):
     path = view.directory / "chat_template.jinja"
     path.write_text(path.read_text() + "{# other #}")
     try:
-        with pytest.raises(DataError, match=r"was changed after it was written; delete .* and build it again"):
+        with pytest.raises(
+            DataError, match=r"was changed after it was written; delete .* and build it again"
+        ):
             open_chat_tokenizer(view)
     finally:
         shutil.rmtree(view.directory)
