@@ -1,5 +1,7 @@
 """`python -m rewardscale.train` as a user runs it: real processes, real folders."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from rewardscale import train
 from rewardscale.data.chat import load_chat_tokenizer
 from rewardscale.models import hf
 from tests import reference
@@ -56,14 +59,11 @@ def command(workdir: Path, variant: str = "ablation", **values: object) -> list[
 
 
 def run(workdir: Path, variant: str = "ablation", **values: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(workdir, variant, **values),
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """The command within this process, which has its libraries and compiled steps already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = train.main(command(workdir, variant, **values)[3:])
+    return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
 
 
 def trained(workdir: Path, variant: str = "ablation", **values: object) -> Path:
@@ -193,16 +193,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line(
-    inputs: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from rewardscale import train
-
+def test_bad_input_is_one_clear_line(inputs: Path, tmp_path: Path, case: str) -> None:
     changes, message = BAD[case]
     values = {"model": "d1", "tokenizer": inputs / "qwen3", "data": inputs / "held_out.jsonl", **changes}
-    arguments = command(tmp_path / "run", **values)[3:]
-    assert train.main(arguments) == 2
-    said = capsys.readouterr().err
+    done = run(tmp_path / "run", **values)
+    said = done.stderr
+    assert done.returncode == 2
     assert said.startswith("error: ") and message in said and "Traceback" not in said
 
 
