@@ -291,8 +291,8 @@ def _claim(settings: Settings, parts: Path, identity: Mapping[str, Any]) -> None
             before = json.loads((parts / "identity.json").read_text())
             other = ", ".join(sorted(k for k in identity if before.get(k) != identity[k]))
             raise ConfigError(
-                f"{parts} holds the beginning of another run ({other} differ); start that one again to finish it, "
-                "name another output, or give --overwrite to begin anew"
+                f"{parts} holds the beginning of another run (it differs in: {other}); start that one again to "
+                "finish it, name another output, or give --overwrite to begin anew"
             )
         return
     if settings.output.exists() and not settings.overwrite:
