@@ -224,6 +224,9 @@ class ChatTokenizer:
         allow_special_text: bool,
     ) -> list[str]:
         """The K conversations as text, and for a response alone another answer's, to part it from its prompt."""
+        for where, value in (("messages of the prompt", prompt), ("responses", responses)):
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise DataError(f"the {where} are a {type(value).__name__}; needed: a list")
         if not prompt:
             raise DataError("the prompt is empty; give at least one message")
         if not responses:
@@ -320,7 +323,7 @@ def load_chat_tokenizer(
 def _check(chat: ChatTokenizer) -> None:
     """Raises DataError where a reward could not be read, or would not be the one that transformers gives."""
     tokenizer = chat.tokenizer
-    mend = chat_files.suggest_pad(tokenizer, chat.named_tokens)
+    mend = chat_files.suggest_pad(chat.named_tokens, chat_files.added_tokens(tokenizer))
     if chat.pad_token == chat.eos_token:
         raise DataError(f"the pad token is the end-of-sequence token {chat.eos_token!r}; {mend}")
     probe = chat.render([_PROBE_PROMPT, Message("assistant", _PROBES[0])])
@@ -349,14 +352,14 @@ def _reward_token(chat: ChatTokenizer) -> RewardToken:
         closings.append(closing)
         ids.append(chat.encode(messages))
     closing = closings[0]
-    if closings[1] != closing or ids[0][-1] != ids[1][-1]:
-        raise DataError(
-            f"the chat template ends one response with {closing!r} and another with {closings[1]!r}"
-        )
     if not any(token in closing for token in chat.special_tokens):
         raise DataError(
             f"the chat template ends a response with {closing!r}, without a special token at which the reward "
             "could be read; give a template that writes one there, such as {{ eos_token }}: template=..."
+        )
+    if closings[1] != closing or ids[0][-1] != ids[1][-1]:
+        raise DataError(
+            f"the chat template ends one response with {closing!r} and another with {closings[1]!r}"
         )
     last = ids[0][-1]
     return RewardToken(last, chat.tokenizer.decode([last], skip_special_tokens=False), closing)

@@ -9,7 +9,7 @@ additional_chat_templates/  others by name, of which "tool_use" serves conversat
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,61 +56,62 @@ def read(directory: Path, *, pad_token: str | None, template: Path | str | None)
 
     Raises DataError naming the file and the mend.
     """
-    raw = {"tokenizer.json": _bytes(directory / "tokenizer.json")}
-    config = _json(directory / "tokenizer_config.json")
-    named_elsewhere: dict[str, Any] = {}
-    if (path := directory / "special_tokens_map.json").exists():
-        named_elsewhere = _json(path)
-    _refuse_unsupported(directory / "tokenizer_config.json", config)
-
+    definition = _bytes(directory / "tokenizer.json")
+    path = directory / "tokenizer_config.json"
+    config = _json(path)
+    other = directory / "special_tokens_map.json"
+    older = _json(other) if other.exists() else None
+    _refuse_unsupported(path, config)
     try:
-        tokenizer = Tokenizer.from_str(raw["tokenizer.json"].decode())
+        tokenizer = Tokenizer.from_str(definition.decode())
     except Exception as error:  # the tokenizers library raises bare Exception
         raise DataError(f"{directory / 'tokenizer.json'} cannot be read ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    merged = config if "added_tokens_decoder" in config else {**config, **named_elsewhere}
-    named = _named_tokens(directory, merged)
-    tokenizer.add_tokens(_tokens_to_add(tokenizer, merged, named))
-    pad = pad_token or named.get("pad_token") or _known_pad(directory, tokenizer, named)
-    if pad not in _added(tokenizer):
+
+    names = dict(config if "added_tokens_decoder" in config else {**config, **(older or {})})
+    known = added_tokens(tokenizer) | {token.content for token in _tokens_to_add(path, tokenizer, names)}
+    names["pad_token"] = pad_token or names.get("pad_token") or _known_pad(directory, names, known)
+    named = {name: token.content for name, token in _named_tokens(path, names).items()}
+    pad = named["pad_token"]
+    if pad not in known:
         raise DataError(
-            f"{directory}: pad token {pad!r} is not one of the tokenizer's special tokens; "
-            f"{suggest_pad(tokenizer, named)}"
+            f"{directory}: pad token {pad!r} is not one of the tokenizer's special tokens; {suggest_pad(named, known)}"
         )
+    tokenizer.add_tokens(_tokens_to_add(path, tokenizer, names))
     default, for_tools = _templates(directory, config, template)
 
-    named = {**named, "pad_token": pad}
     config = {**config, "pad_token": pad}
     config.pop("chat_template", None)
+    files = {"tokenizer.json": definition}
     if for_tools is None:
-        raw["chat_template.jinja"] = default.encode()
+        files["chat_template.jinja"] = default.encode()
     else:
         both = {"default": default, "tool_use": for_tools}
         config["chat_template"] = [{"name": name, "template": source} for name, source in both.items()]
-    raw["tokenizer_config.json"] = _dump(config)
-    if named_elsewhere:
-        raw["special_tokens_map.json"] = _dump({**named_elsewhere, "pad_token": pad})
-    return ChatFiles(tokenizer, default, for_tools, named, raw)
+    files["tokenizer_config.json"] = _dump(config)
+    if older is not None:
+        files[other.name] = _dump({**older, "pad_token": pad})
+    return ChatFiles(tokenizer, default, for_tools, named, files)
 
 
-def suggest_pad(tokenizer: Tokenizer, named: Mapping[str, str]) -> str:
-    """The mend of a missing or unfit pad token, in words."""
-    taken = {named.get("bos_token"), named.get("eos_token"), named.get("pad_token")}
-    free = [token for token in _KNOWN_PADS if token in _added(tokenizer) and token not in taken]
+def suggest_pad(named: Mapping[str, str], known: Collection[str]) -> str:
+    """The mend of a missing or unfit pad token, in words; `known` are the tokenizer's special tokens."""
+    free = [token for token in _KNOWN_PADS if token in known and token not in named.values()]
     example = repr(free[0]) if free else "one that no text and no template holds"
     return f"name another special token of the vocabulary: pad_token=... ({example})"
 
 
-def _known_pad(directory: Path, tokenizer: Tokenizer, named: Mapping[str, str]) -> str:
-    taken = {named.get("bos_token"), named.get("eos_token")}
+def _known_pad(directory: Path, names: Mapping[str, Any], known: Collection[str]) -> str:
+    named = {name: token.content for name, token in _named_tokens(directory, names).items()}
     for token in _KNOWN_PADS:
-        if token in _added(tokenizer) and token not in taken:
+        if token in known and token not in (named.get("bos_token"), named.get("eos_token")):
             return token
-    raise DataError(f"{directory} names no pad token; {suggest_pad(tokenizer, named)}")
+    raise DataError(f"{directory} names no pad token; {suggest_pad(named, known)}")
 
 
-def _added(tokenizer: Tokenizer) -> set[str]:
+def added_tokens(tokenizer: Tokenizer) -> set[str]:
+    """Texts that are one token wherever they stand, special or not."""
     return {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
 
@@ -125,53 +126,47 @@ def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _named_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Names that end in _token -> texts, and those of the dictionaries in which models keep further ones."""
-    entries: dict[str, Any] = {
-        key: value
-        for key, value in config.items()
-        if key in _STANDARD or (key.endswith("_token") and not isinstance(value, bool))
+def _named_tokens(path: Path, config: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """bos_token, eos_token, ...: the standard names in their order, then those that a model adds."""
+    entries = {name: config.get(name) for name in _STANDARD}
+    entries |= {
+        name: value
+        for name, value in config.items()
+        if name.endswith("_token") and name not in entries and isinstance(value, str | dict)
     }
     for key in ("extra_special_tokens", "model_specific_special_tokens"):
         if isinstance(config.get(key), dict):
             entries |= config[key]
-    named = {}
-    for key, value in entries.items():
-        if value is not None:
-            named[key] = _content(directory, key, value)
-    return named
+    return {name: _token(path, name, value) for name, value in entries.items() if value is not None}
 
 
-def _content(directory: Path, key: str, value: Any) -> str:
-    text = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(text, str) or not text:
-        raise DataError(f"{directory}: {key} is {value!r}; needed: a token's text")
-    return text
+def _token(path: Path, name: str, value: Any) -> AddedToken:
+    """A token given as its text (then it is special), or as its text and flags."""
+    fields = {"content": value, "special": True} if isinstance(value, str) else value
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    match fields:
+        case {"content": str(text)} if text:
+            return AddedToken(text, **{flag: bool(fields[flag]) for flag in flags if flag in fields})
+        case _:
+            raise DataError(f"{path}: {name} is {value!r}; needed: a token's text")
 
 
-def _tokens_to_add(
-    tokenizer: Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]
-) -> list[AddedToken]:
-    """Tokens of the configuration that tokenizer.json lacks; transformers adds them too, in this order."""
-    have = _added(tokenizer)
-    listed = sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
-    wanted: list[Any] = [token for _, token in listed]
-    wanted += named.values()
-    for key in ("extra_special_tokens", "additional_special_tokens"):
-        if isinstance(config.get(key), list):
-            wanted += config[key]
-    tokens: list[AddedToken] = []
-    for token in wanted:
-        fields = token if isinstance(token, dict) else {"content": token, "special": True}
-        if fields["content"] in have:
-            continue
-        have.add(fields["content"])
-        flags = {
-            k: fields[k] for k in ("single_word", "lstrip", "rstrip", "normalized", "special") if k in fields
-        }
-        if fields["content"] in named.values():
-            flags["special"] = True
-        tokens.append(AddedToken(fields["content"], **flags))
+def _tokens_to_add(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> list[AddedToken]:
+    """What transformers adds to the tokenizer, in its order: a token that is there already may change its flags."""
+    named = _named_tokens(path, config)
+    listed = {id: _token(path, id, value) for id, value in (config.get("added_tokens_decoder") or {}).items()}
+    listed = listed or tokenizer.get_added_tokens_decoder()
+    tokens = [listed[id] for id in sorted(listed, key=int)]
+    further = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+    more = [_token(path, "a special token", value) for value in further] if isinstance(further, list) else []
+    have = added_tokens(tokenizer) | {token.content for token in tokens}
+    for token in (*named.values(), *more):
+        if token.content not in have:
+            have.add(token.content)
+            tokens.append(token)
+    names = {token.content for token in named.values()}
+    for token in tokens:
+        token.special = token.special or token.content in names
     return tokens
 
 

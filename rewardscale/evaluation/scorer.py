@@ -114,7 +114,7 @@ def score(
     Raises ConfigError if the mesh cannot hold the microbatches.
     """
     check_rows(mesh, batches.arrays["tokens"].shape[1])
-    function = _compiled(config, options, mesh)
+    function = scoring_function(config, options, mesh)
     left, right = jax.device_get(function(params, batches.arrays))
     out = np.full((batches.comparisons, batches.responses), np.nan, np.float32)
     place = (batches.microbatch, batches.row, batches.slot)
@@ -125,7 +125,8 @@ def score(
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
+def scoring_function(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
+    """jit of (parameters, arrays [microbatches, rows, ...]) -> rewards of left and right responses; one a shape."""
     spread = NamedSharding(mesh, P(None, BATCH_AXES))
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

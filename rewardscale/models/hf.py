@@ -12,6 +12,7 @@ are read: pickle files can run code.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -36,6 +37,7 @@ from rewardscale.models.hf_names import EMBEDDING, HEAD, expected, ours, theirs
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SHARD_BYTES = 4 * 2**30
+_ROWS = 1024
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Tensors of a checkpoint that a reward model has no use for.
@@ -110,6 +112,15 @@ def open_checkpoint(directory: str | Path, *, revision: str | None = None) -> Ch
     _check_tensors(model, architecture.endswith(hf_config.CLASSIFIER), files, folder)
     dtype = _stored(files[EMBEDDING], EMBEDDING)[1]
     return Checkpoint(folder, config, model, architecture, files, dtype, revision)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Hash (32 hex digits) of the weights' files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(set(checkpoint.files.values())):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _download(name: str, revision: str | None) -> str:
@@ -241,8 +252,10 @@ def _load_leaf(
                     piece[layer - bounds[0][0]] = _part(source, names[layer], shape[1:], bounds[1:], inputs)
             else:
                 source = opened[checkpoint.files[names[0]]]
-                found = _part(source, names[0], shape, bounds, inputs)
-                piece[: len(found)] = found
+                for a in range(*bounds[0], _ROWS):  # a table is read a few rows at a time
+                    part = (a, min(a + _ROWS, bounds[0][1]))
+                    found = _part(source, names[0], shape, (part, *bounds[1:]), inputs)
+                    piece[a - bounds[0][0] :][: len(found)] = found
             pieces += [jax.device_put(piece, device) for device in devices]
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
@@ -270,7 +283,7 @@ def _part(
             out[0][0] * out_rest : out[0][1] * out_rest, into[0][0] * into_rest : into[0][1] * into_rest
         ]
         found = block.T.reshape([b - a for a, b in bounds])
-    if not np.isfinite(found.astype(np.float32)).all():
+    if not np.isfinite(found).all():
         raise CheckpointError(f"tensor {name} holds NaN or infinite values: the checkpoint is damaged")
     return found
 

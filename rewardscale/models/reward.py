@@ -7,6 +7,9 @@ Parameters travel as a pure dict of arrays (layers stacked on a leading axis L):
               norms [L, D]
     norm      scale [D]
     head      [D]
+
+With adapters (ModelConfig.lora) the factors of kernel q lie beside it: q_a [L, D, r], q_b [L, r, H, d]; so for others.
+Embedding and kernels may be stored in bfloat16; norm scales, head and adapters are float32 always.
 """
 
 import dataclasses
@@ -21,9 +24,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import KERNELS, REMAT, ConfigError, ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted
-from rewardscale.models.attention import interval_mask
+from rewardscale.models.attention import Attend, among_tokens, at_queries
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -34,21 +37,31 @@ class Options:
     """How the forward pass is computed; none of them changes a reward beyond rounding.
 
     Attributes:
-      dtype: compute type. scan: lax.scan over layers, or an unrolled loop. remat: recompute in the backward pass.
+      dtype: compute type. scan: lax.scan over layers, or an unrolled loop.
+      remat: what of a layer is saved for the backward pass, a name of config.REMAT; the rest is computed again.
       prune: compute the last layer at the reward tokens only.
+      attention: "dense", "splash" or "auto" (models/attention.py).
     """
 
     dtype: str = "float32"
     scan: bool = True
-    remat: bool = False
+    remat: str = "none"
     prune: bool = True
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT:
+            raise ConfigError(f"remat={self.remat!r} must be one of {', '.join(REMAT)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Specs:
-    """Where each parameter is split: FSDP over widths, tensor parallelism over heads, MLP width and vocabulary."""
+    """Where each parameter is split: FSDP over widths, tensor parallelism over heads, MLP width and vocabulary.
 
-    embedding: P = P("tensor", None)  # [V, D]: D is not split, a look-up would gather it whole
+    An adapter's A is split like its kernel's inputs, its B like the outputs, so x A B needs what x W needs.
+    """
+
+    embedding: P = P("tensor", "fsdp")  # [V, D]
     q: P = P(None, "fsdp", "tensor", None)  # [L, D, H, d]
     k: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
     v: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
@@ -56,6 +69,20 @@ class Specs:
     gate: P = P(None, "fsdp", "tensor")  # [L, D, F]
     up: P = P(None, "fsdp", "tensor")  # [L, D, F]
     down: P = P(None, "tensor", "fsdp")  # [L, F, D]
+    q_a: P = P(None, "fsdp", None)  # [L, D, r]
+    q_b: P = P(None, None, "tensor", None)  # [L, r, H, d]
+    k_a: P = P(None, "fsdp", None)  # [L, D, r]
+    k_b: P = P(None, None, "tensor", None)  # [L, r, K, d]
+    v_a: P = P(None, "fsdp", None)  # [L, D, r]
+    v_b: P = P(None, None, "tensor", None)  # [L, r, K, d]
+    o_a: P = P(None, "tensor", None, None)  # [L, H, d, r]
+    o_b: P = P(None, None, "fsdp")  # [L, r, D]
+    gate_a: P = P(None, "fsdp", None)  # [L, D, r]
+    gate_b: P = P(None, None, "tensor")  # [L, r, F]
+    up_a: P = P(None, "fsdp", None)  # [L, D, r]
+    up_b: P = P(None, None, "tensor")  # [L, r, F]
+    down_a: P = P(None, "tensor", None)  # [L, F, r]
+    down_b: P = P(None, None, "fsdp")  # [L, r, D]
     scale: P = P()  # norms [L, D], [L, d] or [D]
     head: P = P()  # [D]
 
@@ -76,13 +103,23 @@ def _declared(config: ModelConfig) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: RewardModel(config)), nnx.Param)
 
 
-def abstract(config: ModelConfig) -> Params:
-    """Shapes and types of the parameters, a ShapeDtypeStruct each."""
-    return nnx.to_pure_dict(_declared(config)[1])
+def abstract(config: ModelConfig, storage: str = "float32") -> Params:
+    """Shapes and types of the parameters, a ShapeDtypeStruct each, as `stored` in "float32" or "bfloat16"."""
+    return jax.eval_shape(functools.partial(stored, storage=storage), nnx.to_pure_dict(_declared(config)[1]))
 
 
-def init(config: ModelConfig, seed: Sequence[int]) -> Params:
-    """Fresh parameters as NumPy arrays.
+def stored(params: Params, storage: str) -> Params:
+    """Embedding and kernels in type `storage`; norm scales, head and adapters in float32."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        narrow = path[-1].key == "embedding" or path[-1].key in KERNELS
+        return jnp.asarray(leaf, storage if narrow else "float32")
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def init(config: ModelConfig, seed: Sequence[int], *, part: Params | None = None) -> Params:
+    """Fresh parameters as NumPy arrays; of all, or of a `part` of the abstract tree.
 
     Each is drawn by a generator of its own, seeded by `seed` and the parameter's path: the same on every
     platform and JAX version, and nothing has to be compiled.
@@ -95,7 +132,7 @@ def init(config: ModelConfig, seed: Sequence[int]) -> Params:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return draw(seed, name, leaf.shape, spread[tuple(entry.key for entry in path)])
 
-    return jax.tree_util.tree_map_with_path(one, abstract(config))
+    return jax.tree_util.tree_map_with_path(one, abstract(config) if part is None else part)
 
 
 def draw(seed: Sequence[int], name: str, shape: tuple[int, ...], sd: float | None) -> np.ndarray:
@@ -153,26 +190,55 @@ def rewards(
       Two float32 arrays [R, S]; entries of absent trees or responses are meaningless and finite.
     """
     model, keep = module(config, params), constrain_rows(mesh)
-    x = keep(model.embedding[...][batch["tokens"]].astype(options.dtype))
+    x = keep(embed(model.embedding[...], batch["tokens"], options.dtype, mesh))
     index = jnp.concatenate([batch["left_at"], batch["right_at"]], -1)  # [R, 2S]
 
     def pick(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, index, axis=1)
 
     turn = rotary(batch["positions"], config)
-    mask = interval_mask(batch["lo"], batch["hi"], x.shape[1])
+    attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
     body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
-    x = run_blocks(body, x, turn, mask, options, keep)
+    x = run_blocks(body, x, turn, attend, options, keep)
     if last is None:
         x = take_tokens(x, index)
     else:
         index_turn = rotary(pick(batch["positions"]), config)
-        index_mask = interval_mask(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
-        x = last.at(x, turn, index_mask, index, index_turn)
+        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
+        x = last.at(x, turn, index_attend, index, index_turn)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))
     left, right = jnp.split(out, 2, -1)
     return left, right
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def embed(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> jax.Array:
+    """Rows of the table [V, D] at `tokens` [R, T] in the compute type: [R, T, D].
+
+    Over several devices the table's width is gathered first: left to itself XLA looks up parts of rows, and from those
+    finds no way to whole rows dealt over the devices but to gather everything everywhere. The gradient is summed in
+    float32: a frequent token's many parts would stop adding up in bfloat16.
+    """
+    if mesh is None or mesh.size == 1:
+        return table[tokens].astype(dtype)
+    whole = fitted(mesh, P("tensor", None), table.shape)
+    return jax.lax.with_sharding_constraint(table.astype(dtype), whole)[tokens]
+
+
+def _embed_forward(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> Any:
+    return embed(table, tokens, dtype, mesh), (tokens, jnp.zeros((table.shape[0], 0), table.dtype))
+
+
+def _embed_backward(dtype: str, mesh: Mesh | None, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, None]:
+    del dtype, mesh
+    tokens, like = kept  # `like`: the table's rows and type
+    table = jax.ShapeDtypeStruct((like.shape[0], cotangent.shape[-1]), jnp.float32)
+    (summed,) = jax.linear_transpose(lambda t: t[tokens], table)(cotangent.astype(jnp.float32))
+    return summed.astype(like.dtype), None
+
+
+embed.defvjp(_embed_forward, _embed_backward)
 
 
 def split_last(blocks: Block) -> tuple[Block, Block]:
@@ -184,19 +250,28 @@ def run_blocks(
     blocks: Block,
     x: jax.Array,
     turn: tuple[jax.Array, jax.Array],
-    mask: jax.Array,
+    attend: Attend,
     options: Options,
     keep: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding."""
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-        return keep(block(x, turn, mask)), None
+        return keep(block(x, turn, attend)), None
 
-    step = jax.checkpoint(body, prevent_cse=not options.scan) if options.remat else body
+    step = body
+    if options.remat != "none":
+        step = jax.checkpoint(body, prevent_cse=not options.scan, policy=_SAVED[options.remat])
     count = jax.tree.leaves(blocks)[0].shape[0]
     if options.scan:
         return jax.lax.scan(step, x, blocks)[0]
     for layer in range(count):
         x, _ = step(x, jax.tree.map(lambda p, layer=layer: p[layer], blocks))
     return x
+
+
+_SAVED = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "full": None,
+}

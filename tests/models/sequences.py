@@ -20,7 +20,8 @@ def of_sequences(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
     last = np.array([[len(sequence) - 1] for sequence in sequences], np.int32)
     zero = np.zeros_like
     return {
-        "tokens": tokens, "positions": index, "lo": zero(tokens), "hi": index + 1, "left_at": zero(last), "right_at": last,
+        "tokens": tokens, "positions": index, "lo": zero(tokens), "hi": index + 1, "left_at": zero(last),
+        "right_at": last,
     }  # fmt: skip
 
 
