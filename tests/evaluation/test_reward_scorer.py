@@ -152,6 +152,16 @@ def test_a_bad_item_leaves_its_neighbours(scorer: RewardScorer) -> None:
     np.testing.assert_allclose(*scorer.score([found[0], found[-1]]), atol=1e-5)  # type: ignore[list-item]
 
 
+def test_the_same_response_twice_has_exactly_the_same_reward(scorer: RewardScorer) -> None:
+    item = parse_item(
+        {"prompt": "tea", "responses": ["coffee wakes", "tea calms", "coffee wakes", "tea calms"]}
+    )
+    (found,) = scorer.prepare([item])
+    assert isinstance(found, Prepared)
+    a, b, c, d = scorer.score([found])[0]
+    assert a == c and b == d and a != b
+
+
 def test_nothing_to_score(scorer: RewardScorer) -> None:
     assert scorer.score([]) == [] and scorer.prepare([]) == []
 
