@@ -59,6 +59,44 @@ class RopeScaling:
             raise ConfigError(f"model.rope_scaling: high={self.high} must be greater than low={self.low}")
 
 
+# The kernels of a decoder layer that adapters may be put beside.
+KERNELS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters: x W + (x A) B * alpha / rank beside frozen kernels W (Hu et al. 2021, arXiv 2106.09685).
+
+    Attributes:
+      rank: columns of A, rows of B. alpha: see above. targets: the kernels that have one, of KERNELS.
+    """
+
+    rank: int
+    alpha: float = 16.0
+    targets: tuple[str, ...] = KERNELS
+
+    @property
+    def scale(self) -> float:
+        """What (x A) B is multiplied by."""
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """The types of what training keeps; norm scales, the head and adapters are float32 whatever they are.
+
+    Attributes:
+      parameters: what the forward pass reads. In bfloat16, trained ones have a float32 master copy, which is what
+        the optimizer steps; frozen ones (under adapters) have none.
+      moments: Adam's two running means. In bfloat16 they are rounded stochastically (training/optimizer.py).
+      gradients: their sum over the microbatches of a step.
+    """
+
+    parameters: str = "float32"
+    moments: str = "float32"
+    gradients: str = "float32"
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder with a reward head (Llama/Qwen shape; a preset only changes numbers).
@@ -70,6 +108,7 @@ class ModelConfig:
       rope_theta: base of the rotary frequencies. qk_norm: RMS-normalise queries and keys (Qwen3).
       rope_scaling: how frequencies are stretched, if they are (Llama 3.1 and 3.2).
       embedding_sd, head_sd: standard deviations at initialisation (head_sd 0: rewards start at 0).
+      lora: adapters beside its kernels. No preset has any: `Recipe.adapt` adds them.
     """
 
     vocab_size: int = 0
@@ -85,6 +124,7 @@ class ModelConfig:
     embedding_sd: float = 1.0
     head_sd: float = 0.0
     rope_scaling: RopeScaling | None = dataclasses.field(default=None, metadata=ADDED)
+    lora: Lora | None = dataclasses.field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -168,7 +208,10 @@ class Recipe:
       center: weight of (r_chosen + r_rejected)^2, which keeps rewards around zero.
       max_length: longest prompt plus response, in tokens; `too_long`: "drop" the pair or
         "truncate_left_of_prompt" (the newest part of the prompt stays).
-      dtype: compute type, "float32" or "bfloat16" (parameters, head and loss stay float32).
+      dtype: compute type, "float32" or "bfloat16" (head and loss stay float32).
+      parameters, moments, gradients: the types of `Storage`, "float32" or "bfloat16".
+      lora_rank: 0 trains everything; otherwise adapters of this rank and the head, the rest stays as it was.
+        lora_alpha, lora_targets: see `Lora`.
     """
 
     pairs_per_step: int = 32
@@ -188,16 +231,45 @@ class Recipe:
     max_length: int = 1024
     too_long: str = "drop"
     dtype: str = "float32"
+    parameters: str = dataclasses.field(default="float32", metadata=ADDED)
+    moments: str = dataclasses.field(default="float32", metadata=ADDED)
+    gradients: str = dataclasses.field(default="float32", metadata=ADDED)
+    lora_rank: int = dataclasses.field(default=0, metadata=ADDED)
+    lora_alpha: float = dataclasses.field(default=16.0, metadata=ADDED)
+    lora_targets: tuple[str, ...] = dataclasses.field(default=KERNELS, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _choice("recipe.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
         _choice("recipe.too_long", self.too_long, ("drop", "truncate_left_of_prompt"))
-        _choice("recipe.dtype", self.dtype, ("float32", "bfloat16"))
+        for name in ("dtype", "parameters", "moments", "gradients"):
+            _choice(f"recipe.{name}", getattr(self, name), ("float32", "bfloat16"))
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            raise ConfigError(
+                f"recipe: lora_rank={self.lora_rank} must be 0 (no adapters) or more and "
+                f"lora_alpha={self.lora_alpha} greater than 0"
+            )
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            raise ConfigError(
+                f"recipe.lora_targets={self.lora_targets} must name at least one of {', '.join(KERNELS)}, each once"
+            )
+        for name in self.lora_targets:
+            _choice("recipe.lora_targets", name, KERNELS)
         _positive(
             "recipe", self, "pairs_per_step", "min_pairs_per_step", "epochs", "learning_rate", "max_length"
         )
         if not 0 <= self.warmup <= 1 or not 0 <= self.cooldown <= 1:
             raise ConfigError("recipe.warmup and recipe.cooldown are shares of the steps: 0 to 1")
+
+    @property
+    def storage(self) -> Storage:
+        """The types of what training keeps."""
+        return Storage(self.parameters, self.moments, self.gradients)
+
+    def adapt(self, model: ModelConfig) -> ModelConfig:
+        """The model as it is trained: with the adapters asked for, or as it is."""
+        if not self.lora_rank:
+            return model
+        return dataclasses.replace(model, lora=Lora(self.lora_rank, self.lora_alpha, self.lora_targets))
 
     def batch_size(self, pairs: int) -> int:
         """Pairs a step for a subset of `pairs` pairs."""
@@ -214,6 +286,12 @@ class Recipe:
         return -(-self.positions(pairs) // self.batch_size(pairs))
 
 
+# Names of what a layer keeps for its backward pass (models/reward.py).
+REMAT = ("none", "dots", "attention", "full")
+# How attention is computed (models/attention.py).
+ATTENTION = ("auto", "dense", "splash")
+
+
 @dataclasses.dataclass(frozen=True)
 class Runtime:
     """How the hardware is used. Never enters a run id: it changes speed and float rounding only.
@@ -224,7 +302,10 @@ class Runtime:
       steps_per_dispatch: optimizer steps in one call of the compiled function.
       data_workers: grain worker processes (0: threads of this process).
       scan_layers: lax.scan over layers (quick compiles) or an unrolled loop (faster on CPUs).
-      remat: recompute activations in the backward pass.
+      remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
+        "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
+      attention: "dense" holds all scores, "splash" is TPU kernels that hold none and skip what no token sees; "auto"
+        is splash on TPUs, for rows of 512 tokens or more.
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
@@ -235,7 +316,8 @@ class Runtime:
     steps_per_dispatch: int = 32
     data_workers: int = 0
     scan_layers: bool = True
-    remat: bool = False
+    remat: str = "none"
+    attention: str = "auto"
     checkpoint_seconds: float = 30.0
     checkpoints_kept: int = 1
     workers: int = 0
@@ -245,6 +327,8 @@ class Runtime:
             raise ConfigError(
                 f"runtime.mesh={self.mesh}: three sizes (data, fsdp, tensor), at most one of them -1"
             )
+        _choice("runtime.remat", self.remat, REMAT)
+        _choice("runtime.attention", self.attention, ATTENTION)
         _positive("runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept")
 
 
@@ -473,6 +557,38 @@ class SweepConfig:
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     convex: ConvexConfig = ConvexConfig()
     runtime: Runtime = Runtime()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One reward model trained on pairs from files (`python -m rewardscale.train`).
+
+    Attributes:
+      name: names the default workdir, runs/<name>.
+      model: where training starts: a Hugging Face folder, a hub id with `revision` (its commit), or a preset's name
+        with random weights ("d6", "qwen3-0.6b"). A reward model keeps its head, a language model gets a fresh one.
+      tokenizer: a Hugging Face folder; by default the model's. pad_token: a special token of it, if it names none.
+      data, validation: files of pairs, jsonl (also .gz) or parquet (training/pairs_files.py).
+      fresh_head: draw a new head although the model has one.
+      export_dtype: of the weights written at the end, "float32" or "bfloat16".
+      seed: of the order, the head and the adapters.
+    """
+
+    name: str = "train"
+    model: str = ""
+    revision: str = ""
+    tokenizer: str = ""
+    pad_token: str = ""
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    fresh_head: bool = False
+    export_dtype: str = "bfloat16"
+    seed: int = 0
+    recipe: Recipe = Recipe()
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        _choice("export_dtype", self.export_dtype, ("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,11 @@
 `make reference` builds it; REWARDSCALE_REFERENCE names another Python that has both. Where there is none, tests skip.
 """
 
+import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +21,41 @@ needs_reference = pytest.mark.skipif(
 
 def run(script: Path, *arguments: object, timeout: float = 600) -> str:
     """Runs a script there; returns its standard output. Fails the test with its standard error otherwise."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
-    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         [str(PYTHON), str(script), *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        env=_environment(), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    return environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Worker:
+    """A process of the reference environment that answers requests (tests/reference_models.py)."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [str(PYTHON), str(REPO / "tests" / "reference_models.py")],
+            env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """Its answer. Raises RuntimeError if the process died: its standard error says of what."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": do, **request}, default=str) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("answer "):
+                return json.loads(line.removeprefix("answer "))
+        raise RuntimeError(f"the reference process ended (exit code {self._process.wait()}) on {do}")
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)

@@ -1,7 +1,7 @@
 """The layers of a decoder: RMS norm, rotary positions, grouped-query attention, SwiGLU.
 
 Shapes: R rows, T tokens a row, D width, H heads, K key/value heads, d head_dim, F mlp_width.
-NNX modules hold parameters (float32); compute runs in the dtype of the input.
+NNX modules hold parameters; compute runs in the dtype of the input.
 """
 
 import math
@@ -20,6 +20,19 @@ def declare(shape: tuple[int, ...], sd: float | None) -> nnx.Param:
     Only the declaration: `reward.init` draws the values.
     """
     return nnx.Param(jnp.zeros(shape, jnp.float32), sd=sd)
+
+
+def adapter(
+    config: ModelConfig, name: str, into: tuple[int, ...], out: tuple[int, ...]
+) -> tuple[nnx.Param | None, nnx.Param | None]:
+    """The factors A [*into, r] and B [r, *out] of the adapter beside kernel `name`, or two None if it has none.
+
+    A starts as N(0, 1 / inputs), B at 0: the model starts as it was (arXiv 2106.09685, section 4.1).
+    """
+    if config.lora is None or name not in config.lora.targets:
+        return None, None
+    rank = config.lora.rank
+    return declare((*into, rank), math.prod(into) ** -0.5), declare((rank, *out), 0.0)
 
 
 class RMSNorm(nnx.Module):
@@ -71,6 +84,11 @@ class Attention(nnx.Module):
         self.o = declare((heads, head, wide), (heads * head * 2 * config.layers) ** -0.5)
         self.q_norm = RMSNorm(head, config.norm_epsilon) if config.qk_norm else None
         self.k_norm = RMSNorm(head, config.norm_epsilon) if config.qk_norm else None
+        self.q_a, self.q_b = adapter(config, "q", (wide,), (heads, head))
+        self.k_a, self.k_b = adapter(config, "k", (wide,), (kv, head))
+        self.v_a, self.v_b = adapter(config, "v", (wide,), (kv, head))
+        self.o_a, self.o_b = adapter(config, "o", (heads, head), (wide,))
+        self.lora_scale = config.lora.scale if config.lora else 0.0
 
     def __call__(
         self,
@@ -84,13 +102,14 @@ class Attention(nnx.Module):
         `attend` knows which keys each of them sees. Returns [R, queries, D].
         """
         at, at_turn = (x, turn) if queries is None else queries
-        q = _project(at, self.q)
-        k = _project(x, self.k)
-        v = _project(x, self.v)
+        q = adapted(_project(at, self.q), at, self.q_a, self.q_b, self.lora_scale)
+        k = adapted(_project(x, self.k), x, self.k_a, self.k_b, self.lora_scale)
+        v = adapted(_project(x, self.v), x, self.v_a, self.v_b, self.lora_scale)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out = attend(rotate(q, at_turn), rotate(k, turn), v)
-        return jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
+        wide = jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
+        return adapted(wide, out, self.o_a, self.o_b, self.lora_scale)
 
 
 class SwiGLU(nnx.Module):
@@ -100,10 +119,16 @@ class SwiGLU(nnx.Module):
         self.gate = declare((config.width, config.mlp_width), config.width**-0.5)
         self.up = declare((config.width, config.mlp_width), config.width**-0.5)
         self.down = declare((config.mlp_width, config.width), (config.mlp_width * 2 * config.layers) ** -0.5)
+        self.gate_a, self.gate_b = adapter(config, "gate", (config.width,), (config.mlp_width,))
+        self.up_a, self.up_b = adapter(config, "up", (config.width,), (config.mlp_width,))
+        self.down_a, self.down_b = adapter(config, "down", (config.mlp_width,), (config.width,))
+        self.lora_scale = config.lora.scale if config.lora else 0.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up, down = (p[...].astype(x.dtype) for p in (self.gate, self.up, self.down))
-        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+        gated = jax.nn.silu(adapted(x @ gate, x, self.gate_a, self.gate_b, self.lora_scale))
+        hidden = gated * adapted(x @ up, x, self.up_a, self.up_b, self.lora_scale)
+        return adapted(hidden @ down, hidden, self.down_a, self.down_b, self.lora_scale)
 
 
 class Block(nnx.Module):
@@ -141,6 +166,14 @@ class Block(nnx.Module):
 def take_tokens(x: jax.Array, index: jax.Array) -> jax.Array:
     """x [R, T, D] at `index` [R, Q] -> [R, Q, D]."""
     return jnp.take_along_axis(x, index[..., None], axis=1)
+
+
+def adapted(y: jax.Array, x: jax.Array, a: nnx.Param | None, b: nnx.Param | None, scale: float) -> jax.Array:
+    """y [R, T, *out] plus scale (x A) B for x [R, T, *in]; y itself where there is no adapter."""
+    if a is None or b is None:
+        return y
+    low = jnp.tensordot(x, a[...].astype(x.dtype), axes=a[...].ndim - 1) * scale  # [R, T, r]
+    return y + jnp.tensordot(low, b[...].astype(x.dtype), axes=1)
 
 
 def _project(x: jax.Array, kernel: nnx.Param) -> jax.Array:

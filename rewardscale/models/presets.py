@@ -100,11 +100,11 @@ def get_model(
 ) -> ModelConfig | ConvexConfig:
     """The model that `name` stands for.
 
-    "qwen3-0.6b" ... "llama3.1-8b-40m": the names of BACKBONES, with their own vocabulary. "d6": a decoder of
-    depth 6 (`by_depth`). "w16": a decoder of width 16 (2 layers, 4 query and 2 key/value heads of width / 4,
-    SwiGLU of 8/3 width rounded up to 8). "w64x4": the same with 4 layers. "hash4096": a convex model with 4,096 buckets, the rest
-    as in `convex`, its hash salted by `draw` so that the luck of collisions averages out over draws. "vocab64": a
-    convex model that knows the 64 commonest words of the corpus.
+    "qwen3-0.6b" ... "llama3.1-8b-40m": the names of BACKBONES, with their own vocabulary. "d6": a decoder of depth 6
+    (`by_depth`). "w16": one of width 16 (2 layers, 4 query and 2 key/value heads of width / 4, SwiGLU of 8/3 width
+    rounded up to 8). "w64x4": the same with 4 layers. "hash4096": a convex model with 4,096 buckets, the rest as in
+    `convex`, its hash salted by `draw` so that the luck of collisions averages out over draws. "vocab64": a convex
+    model that knows the 64 commonest words of the corpus.
 
     Raises ConfigError on another name.
     """

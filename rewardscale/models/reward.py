@@ -7,6 +7,9 @@ Parameters travel as a pure dict of arrays (layers stacked on a leading axis L):
               norms [L, D]
     norm      scale [D]
     head      [D]
+
+With adapters (ModelConfig.lora) the factors of kernel q lie beside it: q_a [L, D, r], q_b [L, r, H, d]; so for others.
+Embedding and kernels may be stored in bfloat16; norm scales, head and adapters are float32 always.
 """
 
 import dataclasses
@@ -21,10 +24,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import ATTENTION, KERNELS, REMAT, ConfigError, ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted
 from rewardscale.models.attention import Attend, among_tokens, at_queries
-from rewardscale.models.embedding import look_up
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -35,23 +37,33 @@ class Options:
     """How the forward pass is computed; none of them changes a reward beyond rounding.
 
     Attributes:
-      dtype: compute type. scan: lax.scan over layers, or an unrolled loop. remat: recompute in the backward pass.
-      prune: compute the last layer at the reward tokens only. attention: "dense", "splash" or "auto"
-        (models/attention.py).
+      dtype: compute type. scan: lax.scan over layers, or an unrolled loop.
+      remat: what of a layer is saved for the backward pass, a name of config.REMAT; the rest is computed again.
+      prune: compute the last layer at the reward tokens only.
+      attention: "dense", "splash" or "auto" (models/attention.py).
     """
 
     dtype: str = "float32"
     scan: bool = True
-    remat: bool = False
+    remat: str = "none"
     prune: bool = True
     attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT:
+            raise ConfigError(f"remat={self.remat!r} must be one of {', '.join(REMAT)}")
+        if self.attention not in ATTENTION:
+            raise ConfigError(f"attention={self.attention!r} must be one of {', '.join(ATTENTION)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Specs:
-    """Where each parameter is split: FSDP over widths, tensor parallelism over heads, MLP width and vocabulary."""
+    """Where each parameter is split: FSDP over widths, tensor parallelism over heads, MLP width and vocabulary.
 
-    embedding: P = P("tensor", "fsdp")  # [V, D]: models/embedding.py looks up without gathering it
+    An adapter's A is split like its kernel's inputs, its B like the outputs, so x A B needs what x W needs.
+    """
+
+    embedding: P = P("tensor", "fsdp")  # [V, D]
     q: P = P(None, "fsdp", "tensor", None)  # [L, D, H, d]
     k: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
     v: P = P(None, "fsdp", "tensor", None)  # [L, D, K, d]
@@ -59,6 +71,20 @@ class Specs:
     gate: P = P(None, "fsdp", "tensor")  # [L, D, F]
     up: P = P(None, "fsdp", "tensor")  # [L, D, F]
     down: P = P(None, "tensor", "fsdp")  # [L, F, D]
+    q_a: P = P(None, "fsdp", None)  # [L, D, r]
+    q_b: P = P(None, None, "tensor", None)  # [L, r, H, d]
+    k_a: P = P(None, "fsdp", None)  # [L, D, r]
+    k_b: P = P(None, None, "tensor", None)  # [L, r, K, d]
+    v_a: P = P(None, "fsdp", None)  # [L, D, r]
+    v_b: P = P(None, None, "tensor", None)  # [L, r, K, d]
+    o_a: P = P(None, "tensor", None, None)  # [L, H, d, r]
+    o_b: P = P(None, None, "fsdp")  # [L, r, D]
+    gate_a: P = P(None, "fsdp", None)  # [L, D, r]
+    gate_b: P = P(None, None, "tensor")  # [L, r, F]
+    up_a: P = P(None, "fsdp", None)  # [L, D, r]
+    up_b: P = P(None, None, "tensor")  # [L, r, F]
+    down_a: P = P(None, "tensor", None)  # [L, F, r]
+    down_b: P = P(None, None, "fsdp")  # [L, r, D]
     scale: P = P()  # norms [L, D], [L, d] or [D]
     head: P = P()  # [D]
 
@@ -79,30 +105,43 @@ def _declared(config: ModelConfig) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: RewardModel(config)), nnx.Param)
 
 
-def abstract(config: ModelConfig) -> Params:
-    """Shapes and types of the parameters, a ShapeDtypeStruct each."""
-    return nnx.to_pure_dict(_declared(config)[1])
+def abstract(config: ModelConfig, storage: str = "float32") -> Params:
+    """Shapes and types of the parameters, a ShapeDtypeStruct each, as `stored` in "float32" or "bfloat16"."""
+    return jax.eval_shape(functools.partial(stored, storage=storage), nnx.to_pure_dict(_declared(config)[1]))
 
 
-def init(config: ModelConfig, seed: Sequence[int]) -> Params:
-    """Fresh parameters as NumPy arrays.
+def stored(params: Params, storage: str) -> Params:
+    """Embedding and kernels in type `storage`; norm scales, head and adapters in float32."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        narrow = path[-1].key == "embedding" or path[-1].key in KERNELS
+        return jnp.asarray(leaf, storage if narrow else "float32")
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def init(config: ModelConfig, seed: Sequence[int], *, part: Params | None = None) -> Params:
+    """Fresh parameters as NumPy arrays; of all, or of a `part` of the abstract tree.
 
     Each is drawn by a generator of its own, seeded by `seed` and the parameter's path: the same on every
     platform and JAX version, and nothing has to be compiled.
     """
-
-    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sd: float | None) -> np.ndarray:
-        if sd is None:
-            return np.ones(leaf.shape, np.float32)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([*seed, *name.encode()])))
-        return random.standard_normal(leaf.shape, np.float32) * np.float32(sd)
-
     _, state = _declared(config)
     spread = {path: variable.get_metadata("sd") for path, variable in nnx.to_flat_state(state)}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: draw(path, leaf, spread[tuple(entry.key for entry in path)]), abstract(config)
-    )
+
+    def one(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return draw(seed, name, leaf.shape, spread[tuple(entry.key for entry in path)])
+
+    return jax.tree_util.tree_map_with_path(one, abstract(config) if part is None else part)
+
+
+def draw(seed: Sequence[int], name: str, shape: tuple[int, ...], sd: float | None) -> np.ndarray:
+    """The fresh parameter `name`, float32: N(0, sd^2), or ones where `sd` is None."""
+    if sd is None:
+        return np.ones(shape, np.float32)
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence([*seed, *name.encode()])))
+    return random.standard_normal(shape, np.float32) * np.float32(sd)
 
 
 def shardings(mesh: Mesh, params: Mapping[str, Any], specs: Specs | None = None) -> Any:
@@ -146,7 +185,9 @@ def pin_parameters(mesh: Mesh | None, specs: Specs | None = None) -> Callable[[B
     spec = specs or Specs()
 
     def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        name = next(str(n) for n in (getattr(k, "name", None) or k.key for k in path) if hasattr(spec, str(n)))
+        name = next(
+            str(n) for n in (getattr(k, "name", None) or k.key for k in path) if hasattr(spec, str(n))
+        )
         of_layer = P(*getattr(spec, name)[1:])  # without the stacked layers' axis
         return jax.lax.with_sharding_constraint(leaf, fitted(mesh, of_layer, leaf.shape))
 
@@ -170,7 +211,7 @@ def rewards(
       Two float32 arrays [R, S]; entries of absent trees or responses are meaningless and finite.
     """
     model, keep = module(config, params), constrain_rows(mesh)
-    x = keep(look_up(model.embedding[...], batch["tokens"], mesh, Specs().embedding, options.dtype))
+    x = keep(embed(model.embedding[...], batch["tokens"], options.dtype, mesh))
     index = jnp.concatenate([batch["left_at"], batch["right_at"]], -1)  # [R, 2S]
 
     def pick(values: jax.Array) -> jax.Array:
@@ -193,6 +234,47 @@ def rewards(
     return left, right
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def embed(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> jax.Array:
+    """Rows of the table [V, D] at `tokens` [R, T] in the compute type: [R, T, D].
+
+    Where the table's width is split over "fsdp", each device looks up its part of the width for the rows of all, and
+    the parts are exchanged (all-to-all): no device ever holds the whole table, nor its gradient. That gradient is
+    summed in float32: a frequent token's many parts would stop adding up in bfloat16.
+    """
+    gathered, parts = _exchange(mesh, table.shape)
+    return parts(table[gathered(tokens)].astype(dtype))
+
+
+def _embed_forward(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> Any:
+    return embed(table, tokens, dtype, mesh), (tokens, jnp.zeros((table.shape[0], 0), table.dtype))
+
+
+def _embed_backward(dtype: str, mesh: Mesh | None, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, None]:
+    del dtype
+    tokens, like = kept  # `like`: the table's rows and type
+    table = jax.ShapeDtypeStruct((like.shape[0], cotangent.shape[-1]), jnp.float32)
+    gathered, parts = _exchange(mesh, table.shape)
+    tokens = gathered(tokens)
+    (summed,) = jax.linear_transpose(lambda t: t[tokens], table)(parts(cotangent).astype(jnp.float32))
+    return summed.astype(like.dtype), None
+
+
+def _exchange(mesh: Mesh | None, shape: Sequence[int]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Placements of tokens [R, T] and vectors [R, T, D] while each device sees to its part of the table's width."""
+    width = None if mesh is None or mesh.size == 1 else fitted(mesh, Specs().embedding, shape).spec[1]
+    if mesh is None or width is None:
+        return (lambda x: x), (lambda x: x)
+    rows, parts = NamedSharding(mesh, P("data")), NamedSharding(mesh, P("data", None, width))
+    return (
+        lambda tokens: jax.lax.with_sharding_constraint(tokens, rows),
+        lambda vectors: jax.lax.with_sharding_constraint(vectors, parts),
+    )
+
+
+embed.defvjp(_embed_forward, _embed_backward)
+
+
 def split_last(blocks: Block) -> tuple[Block, Block]:
     """Stacked blocks without the last one, and the last one."""
     return jax.tree.map(lambda p: p[:-1], blocks), jax.tree.map(lambda p: p[-1], blocks)
@@ -212,10 +294,19 @@ def run_blocks(
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
         return keep(pin(block)(x, turn, attend)), None
 
-    step = jax.checkpoint(body, prevent_cse=not options.scan) if options.remat else body
+    step = body
+    if options.remat != "none":
+        step = jax.checkpoint(body, prevent_cse=not options.scan, policy=_SAVED[options.remat])
     count = jax.tree.leaves(blocks)[0].shape[0]
     if options.scan:
         return jax.lax.scan(step, x, blocks)[0]
     for layer in range(count):
         x, _ = step(x, jax.tree.map(lambda p, layer=layer: p[layer], blocks))
     return x
+
+
+_SAVED = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "full": None,
+}

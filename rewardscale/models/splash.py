@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info
 LONGEST = 1 << 16  # tokens a call: an interval's two ends share one 32-bit integer
 LANES = 128  # blocks are multiples of a TPU register's width
 _LARGEST_BLOCK = 512
-SAVED = "attention"  # name of the kernel's outputs for a checkpoint policy
+SAVED = "attention"  # name of what attention returns, for checkpoint policies
 
 
 def splash(
@@ -39,7 +39,7 @@ def splash(
         own = jnp.broadcast_to(jnp.arange(length, padded, dtype=jnp.int32), (rows, padded - length))
         lo, hi = jnp.concatenate([lo, own], 1), jnp.concatenate([hi, own + 1], 1)
     scaled = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
-    at_once = max(n for n in range(1, rows + 1) if rows % n == 0 and n * padded <= LONGEST or n == 1)
+    at_once = max(n for n in range(1, rows + 1) if (rows % n == 0 and n * padded <= LONGEST) or n == 1)
     grouped = tuple(x.reshape(rows // at_once, at_once, *x.shape[1:]) for x in (scaled, k, v, lo, hi))
     if at_once == rows:
         out = _rows(*(x[0] for x in grouped), interpret=interpret)
@@ -69,7 +69,9 @@ def _rows(
         interpret=interpret,
     )  # fmt: skip
     by_head = (x.reshape(rows * length, *x.shape[2:]).swapaxes(0, 1) for x in (q, k, v))
-    return kernel(*by_head).swapaxes(0, 1).reshape(q.shape)
+    out = kernel(*by_head)
+    assert isinstance(out, jax.Array)  # and not a pair with residuals
+    return out.swapaxes(0, 1).reshape(q.shape)
 
 
 def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> tuple[MaskInfo, MaskInfo]:

@@ -2,8 +2,9 @@
 
 Resume rules, in order:
   1. A newest whole checkpoint in the run's folder: its parameters, moments and step are taken.
-  2. Otherwise: fresh parameters from the run's seed.
-  3. Either way batches follow from the step number alone, and metrics from that step on are rewritten.
+  2. Otherwise: the parameters that the caller gives (a pretrained tree).
+  3. Otherwise: fresh parameters from the run's seed.
+  4. Any way batches follow from the step number alone, and metrics from that step on are rewritten.
 """
 
 import contextlib
@@ -19,9 +20,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rewardscale import flops, mesh
-from rewardscale.config import ModelConfig, RunConfig, Runtime
+from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import atomic, pipeline
-from rewardscale.models import reward
+from rewardscale.models import lora, reward
 from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_requests
 from rewardscale.training.optimizer import hyperparameters, learning_rates
 from rewardscale.training.step import Step, block_shardings, make_step
@@ -37,7 +38,8 @@ class Trained:
     """What a finished training leaves.
 
     Attributes:
-      params: final parameters, on the mesh. record: counts and throughput for the run record.
+      params: final parameters of the run's model, on the mesh, in their stored type; adapters are merged.
+      record: counts and throughput for the run record.
     """
 
     params: reward.Params
@@ -51,17 +53,20 @@ def train(
     device_mesh: Mesh,
     directory: Path,
     *,
+    initial: reward.Params | Callable[[], reward.Params] | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Trains `run` in `directory`, continuing from its newest checkpoint.
 
-    `on_metrics` receives batches of metric records, `on_progress` (steps done, steps).
+    `initial` are the parameters to start from, shaped like `reward.abstract(run.model)`, or a function that loads
+    them, called only if there is no checkpoint. `on_metrics` receives batches of
+    metric records, `on_progress` (steps done, steps).
 
     Raises:
       NonFiniteLoss: with the step; the last good checkpoint stays.
       Interrupted: after SIGTERM or SIGINT, once the state is saved.
-      ConfigError: if the mesh cannot hold the microbatches.
+      ConfigError: if the mesh cannot hold the microbatches, or `initial` is of another model.
     """
     assert isinstance(run.model, ModelConfig) and run.recipe is not None
 
@@ -69,7 +74,8 @@ def train(
     plan, block_steps = data.plan, runtime.steps_per_dispatch
     mesh.check_rows(device_mesh, plan.rows_per_microbatch)
     options = forward_options(run.recipe.dtype, runtime)
-    step = make_step(run.model, options, device_mesh)
+    model = run.recipe.adapt(run.model)
+    step = make_step(model, options, device_mesh, run.recipe.storage)
     sizes = pipeline.capacity(
         data.lengths,
         pairs_per_step=run.recipe.pairs_per_step,
@@ -86,14 +92,14 @@ def train(
             directory / "checkpoints", kept=runtime.checkpoints_kept, seconds=runtime.checkpoint_seconds
         )
         resources.callback(checkpoints.close)
-        state = restore_or_init(run, step, checkpoints)
+        state = restore_or_init(run, step, checkpoints, initial)
         start = int(state["step"])
         metrics_file = MetricsFile(directory / "metrics.jsonl", resume_at=start)
         resources.callback(metrics_file.close)
         write_model_info(directory / "model-info.txt", state["params"])
 
         # The loop: metrics are read one block late, so the device never waits for the host.
-        meter = _Meter(run.model, data, run.recipe.dtype, device_mesh.size)
+        meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
         pending: tuple[int, int, Any] | None = None
 
         def flush() -> None:
@@ -127,22 +133,49 @@ def train(
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
         checkpoints.save(plan.steps, state)
-    return Trained(params=state["params"], record=meter.summary(start))
+    return Trained(params=lora.merge(model, state["params"], donate=True), record=meter.summary(start))
 
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:
     """Forward-pass options of a run."""
-    return reward.Options(dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat)
+    return reward.Options(
+        dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat, attention=runtime.attention
+    )
 
 
-def restore_or_init(run: RunConfig, step: Step, checkpoints: Checkpoints) -> Any:
+def restore_or_init(
+    run: RunConfig,
+    step: Step,
+    checkpoints: Checkpoints,
+    initial: reward.Params | Callable[[], reward.Params] | None = None,
+) -> Any:
     """The training state by the resume rules above.
 
-    Initial parameters follow from the run's seed and draw: the same for all levels and data sizes.
+    Fresh parameters and adapters follow from the run's seed and draw: the same for all levels and data sizes.
     """
-    assert isinstance(run.model, ModelConfig)
+    assert isinstance(run.model, ModelConfig) and run.recipe is not None
     restored = checkpoints.restore(step.abstract)
-    return step.init(reward.init(run.model, (run.seed, run.draw))) if restored is None else restored
+    if restored is not None:
+        return restored
+    model, seed = run.recipe.adapt(run.model), (run.seed, run.draw)
+    if initial is None:
+        return step.init(reward.init(model, seed))
+    params = initial() if callable(initial) else initial
+    _check_shapes(params, reward.abstract(run.model))
+    return step.init(lora.add(model, params, seed))
+
+
+def _check_shapes(params: reward.Params, wanted: reward.Params) -> None:
+    found, needed = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, wanted))
+    )
+    for name in sorted(found.keys() | needed.keys()):
+        if found.get(name) != needed.get(name):
+            raise ConfigError(
+                f"the parameters to start from do not fit the run's model: {name} has shape "
+                f"{found.get(name, 'none')}, the model needs {needed.get(name, 'none')}"
+            )
 
 
 def write_model_info(path: Path, params: reward.Params) -> None:

@@ -1,12 +1,17 @@
 """AdamW with clipping and a schedule, every constant of which is a traced input of the compiled step.
 
 So runs that differ in learning rate, schedule or decay share one executable.
+
+Moments may be kept in bfloat16. To the nearest, a mean that should change by less than 1/512 of itself would not
+change at all (b2 = 0.999 never forgets a large gradient, b2 = 0.99 is wrong by up to a quarter), so they are rounded
+stochastically: up or down, with the probabilities that keep the expected value (Gupta et al. 2015, arXiv 1502.02551).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -49,11 +54,64 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "head"), params)
 
 
-def optimizer(hyper: Mapping[str, Any], learning_rate: Any) -> optax.GradientTransformation:
-    """clip by global norm -> AdamW (Loshchilov & Hutter 2019); all arguments may be traced scalars."""
+def optimizer(
+    hyper: Mapping[str, Any], learning_rate: Any, moments: str = "float32"
+) -> optax.GradientTransformation:
+    """clip by global norm -> AdamW (Loshchilov & Hutter 2019), its moments kept in the type `moments`.
+
+    `hyper` and `learning_rate` may be traced scalars.
+    """
+    adam = optax.scale_by_adam(b1=hyper["b1"], b2=hyper["b2"], eps=hyper["eps"])
     return optax.chain(
         optax.clip_by_global_norm(hyper["clip_norm"]),
-        optax.scale_by_adam(b1=hyper["b1"], b2=hyper["b2"], eps=hyper["eps"]),
+        adam if moments == "float32" else _narrow(adam, jnp.dtype(moments)),
         optax.add_decayed_weights(hyper["weight_decay"], mask=decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def round_stochastically(x: jax.Array, seed: jax.Array) -> jax.Array:
+    """float32 to bfloat16, to one of the two neighbours, the nearer one being likelier: right on average.
+
+    The random bits are a hash of `seed` (uint32) and the element's place: the same on every mesh, nothing is stored.
+    """
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    noise = _mixed(_mixed(place) ^ _mixed(seed)) >> 16
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    kept = (bits + noise) & np.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(kept, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 whose output bits look independent of its input's (murmur3's finaliser)."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _narrow(adam: optax.GradientTransformation, dtype: Any) -> optax.GradientTransformation:
+    """Adam whose moments are float32 within an update and `dtype` between two."""
+
+    def moments_as(state: Any, dtype: Any) -> Any:
+        return state._replace(mu=optax.tree.cast(state.mu, dtype), nu=optax.tree.cast(state.nu, dtype))
+
+    def init(params: Any) -> Any:
+        return moments_as(adam.init(params), dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, new = adam.update(updates, moments_as(state, jnp.float32), params)
+        return updates, _rounded(new)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _rounded(state: Any) -> Any:
+    """Adam's state with stochastically rounded moments; each leaf of each step has a seed of its own."""
+    leaves, tree = jax.tree.flatten((state.mu, state.nu))
+    first = state.count.astype(jnp.uint32) * np.uint32(len(leaves))
+    rounded = [round_stochastically(leaf, first + np.uint32(i)) for i, leaf in enumerate(leaves)]
+    mu, nu = jax.tree.unflatten(tree, rounded)
+    return state._replace(mu=mu, nu=nu)

@@ -3,6 +3,12 @@
 One executable serves every run of one (architecture, shape, options): seeds, data, learning rates
 and all constants are inputs. Loop counts are inputs too, so a last block with fewer steps, or a step
 with fewer microbatches, runs no dummy work and compiles nothing new.
+
+The state is a dict of pytrees:
+    params     what the forward pass reads, adapters and frozen parameters included
+    master     float32 copies of the trained parameters, if those are stored in bfloat16 (Storage.parameters)
+    opt_state  of the trained parameters
+    step       int32
 """
 
 import dataclasses
@@ -16,14 +22,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import ModelConfig, Storage
 from rewardscale.mesh import BATCH_AXES
-from rewardscale.models import reward
+from rewardscale.models import lora, reward
 from rewardscale.training import loss as losses
 from rewardscale.training.optimizer import optimizer
 
-State = dict[str, Any]  # params, opt_state, step: plain pytrees
+State = dict[str, Any]
 Block = Mapping[str, Any]  # batches stacked to [steps, microbatches, rows, ...]
+DEFAULT_STORAGE = Storage()
 _PER_STEP = ("microbatches", "pairs")
 
 
@@ -38,7 +45,7 @@ class Step:
     """Compiled functions of one architecture on one mesh.
 
     Attributes:
-      init: (parameters, arrays on the host) -> training state on the mesh.
+      init: (parameters of either type, arrays on the host or devices) -> training state on the mesh.
       train: (state, block, steps, learning_rates [K], hyper) -> (state, metrics {name: [K]}); donates the state.
       abstract: ShapeDtypeStructs of the state with shardings: what restore targets.
     """
@@ -49,42 +56,61 @@ class Step:
 
 
 @functools.lru_cache(maxsize=64)
-def make_step(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Step:
-    """Builds the jitted functions; the same arguments give the same object, so executables are shared."""
-    shapes = jax.eval_shape(fresh_state, reward.abstract(config))
-    shardings = state_shardings(mesh, shapes)
+def make_step(
+    config: ModelConfig, options: reward.Options, mesh: Mesh, storage: Storage = DEFAULT_STORAGE
+) -> Step:
+    """Builds the jitted functions; the same arguments give the same object, so executables are shared.
+
+    With `config.lora` only adapters and the head are trained.
+    """
+    fresh = functools.partial(fresh_state, config, storage)
+    shapes = jax.eval_shape(fresh, reward.abstract(config))
+    shardings = state_shardings(config, mesh, shapes, storage)
     replicated = NamedSharding(mesh, P())
     train = jax.jit(
-        functools.partial(train_block, config, options, mesh),
+        functools.partial(train_block, config, options, mesh, storage),
         in_shardings=(shardings, None, replicated, replicated, replicated),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
-    start = jax.jit(fresh_state, out_shardings=shardings)
+    start = jax.jit(fresh, out_shardings=shardings)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     return Step(lambda params: start(jax.device_put(params, shardings["params"])), train, abstract)
 
 
-def fresh_state(params: reward.Params) -> State:
+def fresh_state(config: ModelConfig, storage: Storage, params: reward.Params) -> State:
     """The state before the first step."""
-    return {
-        "params": params,
-        "opt_state": optimizer(_any_hyper(), 0.0).init(params),
+    trained, _ = lora.split(config, params)
+    state = {
+        "params": reward.stored(params, storage.parameters),
+        "opt_state": optimizer(_any_hyper(), 0.0, storage.moments).init(
+            optax.tree.cast(trained, jnp.float32)
+        ),
         "step": jnp.zeros((), jnp.int32),
     }
+    if has_master(config, storage):
+        state["master"] = optax.tree.cast(trained, jnp.float32)
+    return state
 
 
-def state_shardings(mesh: Mesh, state: State) -> State:
-    """Shardings of a whole training state: optimizer moments lie where their parameters lie."""
+def has_master(config: ModelConfig, storage: Storage) -> bool:
+    """Whether the state holds float32 copies: what trains under adapters is float32 itself."""
+    return storage.parameters != "float32" and config.lora is None
+
+
+def state_shardings(config: ModelConfig, mesh: Mesh, state: State, storage: Storage) -> State:
+    """Shardings of a whole training state: master copies and moments lie where their parameters lie."""
     params = reward.shardings(mesh, state["params"])
+    trained, _ = lora.split(config, params)
     replicated = NamedSharding(mesh, P())
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer(_any_hyper(), 0.0), lambda _, sharding: sharding, state["opt_state"], params,
+        optimizer(_any_hyper(), 0.0, storage.moments), lambda _, sharding: sharding, state["opt_state"], trained,
         transform_non_params=lambda _: replicated,
     )  # fmt: skip
-    return {"params": params, "opt_state": opt_state, "step": replicated}
+    master = {"master": trained} if "master" in state else {}
+    return {"params": params, "opt_state": opt_state, "step": replicated} | master
 
 
 def block_shardings(mesh: Mesh, block: Block) -> dict[str, NamedSharding]:
@@ -97,6 +123,7 @@ def train_block(
     config: ModelConfig,
     options: reward.Options,
     mesh: Mesh,
+    storage: Storage,
     state: State,
     block: Block,
     steps: jax.Array,
@@ -116,7 +143,7 @@ def train_block(
 
     def body(k: jax.Array, carry: tuple[State, dict[str, jax.Array]]) -> tuple[State, dict[str, jax.Array]]:
         state, metrics = carry
-        state, new = _one_step(config, options, mesh, state, block, k, learning_rates, hyper)
+        state, new = _one_step(config, options, mesh, storage, state, block, k, learning_rates, hyper)
         return state, jax.tree.map(lambda all_, value: all_.at[k].set(value), metrics, new)
 
     return jax.lax.fori_loop(0, steps, body, (state, metrics))
@@ -126,6 +153,7 @@ def _one_step(
     config: ModelConfig,
     options: reward.Options,
     mesh: Mesh,
+    storage: Storage,
     state: State,
     block: Block,
     k: Any,
@@ -133,30 +161,42 @@ def _one_step(
     hyper: Any,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step: sums gradients over its microbatches and divides once by its pairs."""
-    params = state["params"]
+    trained, frozen = lora.split(config, state["params"])
     pairs = block["pairs"][k].astype(jnp.float32)
     arrays = {name: values for name, values in block.items() if name not in _PER_STEP}
+
+    def spread(tree: Any) -> Any:
+        """Each device holds its share of a tree shaped like what is trained, never the whole."""
+        return jax.lax.with_sharding_constraint(tree, reward.shardings(mesh, tree)) if mesh.size > 1 else tree
 
     def accumulate(m: jax.Array, carry: Any) -> Any:
         gradients, sums = carry
         micro = {name: values[k, m] for name, values in arrays.items()}
 
-        def objective(params: reward.Params) -> tuple[jax.Array, losses.Sums]:
-            chosen, rejected = reward.rewards(config, params, micro, options, mesh)
+        def objective(trained: reward.Params) -> tuple[jax.Array, losses.Sums]:
+            chosen, rejected = reward.rewards(config, lora.join(trained, frozen), micro, options, mesh)
             return losses.bradley_terry(chosen, rejected, micro, center=hyper["center"])
 
-        new, more = jax.grad(objective, has_aux=True)(params)
-        if mesh.size > 1:  # summed where each device holds its share, never whole
-            new = jax.lax.with_sharding_constraint(new, reward.shardings(mesh, new))
-        return jax.tree.map(jnp.add, gradients, new), losses.add_sums(sums, more)
+        new, more = jax.grad(objective, has_aux=True)(trained)
+        return jax.tree.map(
+            lambda old, new: old + new.astype(old.dtype), gradients, spread(new)
+        ), losses.add_sums(sums, more)
 
-    start = (jax.tree.map(jnp.zeros_like, params), losses.empty_sums())
-    gradients, sums = jax.lax.fori_loop(0, block["microbatches"][k], accumulate, start)
-    gradients = jax.tree.map(lambda g: g / pairs, gradients)
-    transform = optimizer(hyper, rates[k])
-    updates, opt_state = transform.update(gradients, state["opt_state"], params)
-    params = optax.apply_updates(params, updates)
-    return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, {
+    zeros = spread(jax.tree.map(lambda p: jnp.zeros(p.shape, storage.gradients), trained))
+    gradients, sums = jax.lax.fori_loop(0, block["microbatches"][k], accumulate, (zeros, losses.empty_sums()))
+    gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / pairs, gradients)
+    before = state.get("master", trained)
+    transform = optimizer(hyper, rates[k], storage.moments)
+    updates, opt_state = transform.update(gradients, state["opt_state"], before)
+    master: Any = optax.apply_updates(before, updates)
+    state = state | {
+        "params": lora.join(reward.stored(master, storage.parameters), frozen),
+        "opt_state": opt_state,
+        "step": state["step"] + 1,
+    }
+    if "master" in state:
+        state["master"] = master
+    return state, {
         "loss": sums["loss"] / pairs,
         "accuracy": sums["correct"] / pairs,
         "ties": sums["ties"].astype(jnp.float32),
@@ -165,7 +205,7 @@ def _one_step(
         "reward_min": sums["reward_min"],
         "reward_max": sums["reward_max"],
         "gradient_norm": optax.global_norm(gradients),
-        "parameter_norm": optax.global_norm(params),  # after the step: not finite before a loss can show it
+        "parameter_norm": optax.global_norm(master),  # after the step: not finite before a loss can show it
         "learning_rate": rates[k],
     }
 

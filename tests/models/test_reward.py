@@ -169,10 +169,10 @@ def test_padding_order_and_rows_a_microbatch_do_not_matter(pairs_view: Tokenised
 
 OPTIONS = {
     "loop": reward.Options(scan=False),
-    "remat": reward.Options(remat=True),
-    "remat, loop": reward.Options(remat=True, scan=False),
+    "remat": reward.Options(remat="full"),
+    "remat, loop": reward.Options(remat="full", scan=False),
     "all tokens in the last layer": reward.Options(prune=False),
-    "splash attention, remat": reward.Options(attention="splash", remat=True),
+    "splash attention, remat": reward.Options(attention="splash", remat="full"),
 }
 
 

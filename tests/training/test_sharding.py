@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -25,6 +26,12 @@ MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2)]
 WARNING = "Involuntary full rematerialization"
 
 
+def use_cache(use: bool) -> None:
+    """Switches the cache of compiled programs, which takes no notice once it has been asked, unless it is reset."""
+    jax.config.update("jax_enable_compilation_cache", use)
+    compilation_cache.reset_cache()
+
+
 @contextmanager
 def compiler_output() -> Iterator[list[str]]:
     """Collects what XLA writes to this process's standard error while it compiles anew."""
@@ -33,11 +40,11 @@ def compiler_output() -> Iterator[list[str]]:
     before = os.dup(2)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
-        jax.config.update("jax_enable_compilation_cache", False)
+        use_cache(False)
         try:
             yield out
         finally:
-            jax.config.update("jax_enable_compilation_cache", cached)
+            use_cache(cached)
             os.dup2(before, 2)
             os.close(before)
             file.seek(0)

@@ -1,0 +1,74 @@
+"""Runs in the reference environment: answers requests about Hugging Face models, one JSON object a line.
+
+{"do": "make", "directory", "config", "seed", "kind", "dtype", "shard"}    writes a model with random weights
+{"do": "score", "directory", "sequences", "side", "dtype"}                 -> {"rewards": [...]}
+{"do": "gradients", "directory", "chosen", "rejected", "out"}              writes the Bradley-Terry loss's gradients
+{"do": "count", "config", "kind"}                                          -> {"parameters": n}
+"""
+
+import json
+import sys
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+torch.set_num_threads(1)
+CLASSES = {"classifier": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}
+
+
+def make(directory, config, seed, kind="classifier", dtype="float32", shard="5GB"):
+    torch.manual_seed(seed)
+    model = CLASSES[kind].from_config(AutoConfig.for_model(**config)).to(getattr(torch, dtype))
+    with torch.no_grad():  # scales of 1 and a small head would hide mistakes
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+            elif "score" in name:
+                parameter.normal_()
+    model.save_pretrained(directory, max_shard_size=shard)
+    return {}
+
+
+def score(directory, sequences, side="right", dtype="float32"):
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    ids, mask = padded(sequences, side, model.config.pad_token_id)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    return {"rewards": logits[:, 0].double().tolist(), "dtype": str(logits.dtype)}
+
+
+def gradients(directory, chosen, rejected, out):
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32)
+    rewards = []
+    for sequences in (chosen, rejected):
+        ids, mask = padded(sequences, "right", model.config.pad_token_id)
+        rewards.append(model(input_ids=ids, attention_mask=mask).logits[:, 0])
+    loss = torch.nn.functional.softplus(rewards[1] - rewards[0]).mean()
+    loss.backward()
+    save_file({n: p.grad.contiguous() for n, p in model.named_parameters() if p.grad is not None}, out)
+    return {"loss": loss.item()}
+
+
+def count(config, kind="causal"):
+    with torch.device("meta"):
+        model = CLASSES[kind].from_config(AutoConfig.for_model(**config))
+    return {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def padded(sequences, side, pad):
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        place = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), longest)
+        ids[row, place] = torch.tensor(sequence)
+        mask[row, place] = 1
+    return ids, mask
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = globals()[request.pop("do")](**request)
+        print("answer " + json.dumps(answer), flush=True)
