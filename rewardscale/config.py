@@ -289,7 +289,7 @@ class Recipe:
 # Names of what a layer keeps for its backward pass (models/reward.py).
 REMAT = ("none", "dots", "attention", "full")
 # How attention is computed (models/attention.py).
-ATTENTION = ("auto", "dense", "splash")
+ATTENTION = ("auto", "dense", "chunked", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,8 +304,8 @@ class Runtime:
       scan_layers: lax.scan over layers (quick compiles) or an unrolled loop (faster on CPUs).
       remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
         "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
-      attention: "dense" holds all scores, "splash" is TPU kernels that hold none and skip what no token sees; "auto"
-        is splash on TPUs, for rows of 512 tokens or more.
+      attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
+        none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
@@ -625,10 +625,10 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Hash (20 hex digits) of this config: same id, same science."""
-        return content_hash(_science(self))
+        return content_hash(science(self))
 
 
-def _science(value: Any) -> Any:
+def science(value: Any) -> Any:
     """Dataclasses as dicts, without `added` fields at their defaults."""
     if not dataclasses.is_dataclass(value):
         return dict(value) if isinstance(value, Mapping) else value
@@ -637,7 +637,7 @@ def _science(value: Any) -> Any:
         for f in dataclasses.fields(value)
         if not f.metadata.get("added") or getattr(value, f.name) != f.default
     ]
-    return {f.name: _science(own) for f, own in fields}
+    return {f.name: science(own) for f, own in fields}
 
 
 def content_hash(value: Any, *, digits: int = 20) -> str:

@@ -104,3 +104,41 @@ def state_bytes(model: ModelConfig, storage: Storage) -> dict[str, int]:
         "moments": 2 * trained * _BYTES[storage.moments],
         "gradients": trained * _BYTES[storage.gradients],
     }
+
+
+def layer_activation_bytes(model: ModelConfig, *, tokens: float) -> float:
+    """Bytes of what one layer computes for `tokens` tokens in bfloat16, attention's scores left out.
+
+    Inputs and outputs of both norms and both halves, projections before and after rotation, SwiGLU's four vectors.
+    """
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    return 2.0 * tokens * (4 * model.width + 3 * queries + 4 * keys + 4 * model.mlp_width)
+
+
+def activation_bytes(model: ModelConfig, *, tokens: float, remat: str) -> float:
+    """Bytes that a training step holds for `tokens` tokens in bfloat16: what each layer saves, and one layer at work.
+
+    `remat` is a name of config.REMAT. Attention's scores are left out.
+    """
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    products = 3 * model.width + queries + 2 * keys + 2 * model.mlp_width
+    saved = {"full": model.width, "attention": model.width + queries, "dots": products}
+    whole = layer_activation_bytes(model, tokens=tokens)
+    layer = whole if remat == "none" else 2.0 * tokens * saved[remat]
+    return model.layers * layer + whole
+
+
+def device_bytes(
+    model: ModelConfig, storage: Storage, *, devices: int, rows: int, length: int, remat: str, queries: int
+) -> dict[str, float]:
+    """Bytes of one of `devices` devices that share the state (FSDP), by kind: arithmetic, nothing measured.
+
+    On top of `state_bytes`: the gradient of one microbatch, two gathered layers (with more than one device), the
+    activations of `rows` rows, and the scores of `queries` queries a row with their weights and both cotangents.
+    """
+    kept = {name: value / devices for name, value in state_bytes(model, storage).items()}
+    kept["microbatch"] = kept["gradients"] * _BYTES[storage.parameters] / _BYTES[storage.gradients]
+    kept["gathered"] = 2.0 * 2 * layer_parameters(model) if devices > 1 else 0.0
+    kept["activations"] = activation_bytes(model, tokens=rows * length, remat=remat)
+    kept["scores"] = 12.0 * rows * model.heads * queries * length
+    return kept

@@ -16,18 +16,28 @@ from jax.sharding import PartitionSpec as P
 from rewardscale.mesh import BATCH_AXES
 from rewardscale.models import splash
 
+DENSE_UP_TO = 2048  # tokens of a row, where "auto" chooses
+QUERIES = 512  # whose scores "chunked" holds at once
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [R, Q, H, d], k, v [R, T, K, d] -> like q
 
 
 def among_tokens(kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None) -> Attend:
     """Attention of every token of a row over its interval of that row; lo, hi [R, T]; `kind` one of config.ATTENTION.
 
-    "dense" builds all scores, [R, H, T, T]. "splash" runs TPU kernels that skip blocks of keys and never hold
-    scores (off TPUs they are interpreted: right, and slow). "auto" is splash on TPUs for rows of 512 tokens or more.
+    "dense" builds all scores, [R, H, T, T]; "chunked" those of QUERIES queries at a time, [R, H, QUERIES, T], backward
+    too. "splash" runs TPU kernels that skip blocks of keys and never hold scores (off TPUs they are interpreted:
+    right, and slow). "auto" is splash on TPUs for rows of 512 tokens or more, else dense, but chunked for rows
+    longer than DENSE_UP_TO.
     """
     on_tpu = (mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()) == "tpu"
-    if kind == "dense" or (kind == "auto" and not (on_tpu and 512 <= lo.shape[1] <= splash.LONGEST)):
-        return at_queries(lo, hi, lo.shape[1])
+    length = lo.shape[1]
+    if kind == "auto":
+        kind = "splash" if on_tpu and 512 <= length <= splash.LONGEST else "dense"
+        kind = "chunked" if kind == "dense" and length > DENSE_UP_TO else kind
+    if kind == "dense":
+        return at_queries(lo, hi, length)
+    if kind == "chunked":
+        return lambda q, k, v: checkpoint_name(chunked(q, k, v, lo, hi), splash.SAVED)
     kernel = functools.partial(splash.splash, interpret=not on_tpu)
     return lambda q, k, v: over_mesh(kernel, mesh, q, k, v, lo, hi)
 
@@ -36,6 +46,29 @@ def at_queries(lo: jax.Array, hi: jax.Array, keys: int) -> Attend:
     """Dense attention of some queries, whose intervals are lo, hi [R, Q], over `keys` tokens."""
     mask = interval_mask(lo, hi, keys)
     return lambda q, k, v: checkpoint_name(dense(q, k, v, mask), splash.SAVED)
+
+
+def chunked(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    """`dense` for QUERIES queries after the other; their scores are computed again in the backward pass."""
+    rows, length = lo.shape
+    count = -(-length // QUERIES)
+    over = ((0, 0), (0, count * QUERIES - length))
+    padded = (
+        jnp.pad(q, (*over, (0, 0), (0, 0))),
+        jnp.pad(lo, over),
+        jnp.pad(hi, over, constant_values=1),  # the queries that pad see one key
+    )
+    parts = tuple(jnp.moveaxis(x.reshape(rows, count, QUERIES, *x.shape[2:]), 1, 0) for x in padded)
+    wide = k.astype(jnp.float32), v.astype(jnp.float32)  # so that their gradients are summed in float32
+
+    @jax.checkpoint
+    def one(part: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, lo, hi = part
+        k, v = (x.astype(q.dtype) for x in wide)
+        return dense(q, k, v, interval_mask(lo, hi, length))
+
+    out = jnp.moveaxis(jax.lax.map(one, parts), 0, 1)
+    return out.reshape(rows, count * QUERIES, *q.shape[2:])[:, :length]
 
 
 def over_mesh(

@@ -40,7 +40,7 @@ class Options:
       dtype: compute type. scan: lax.scan over layers, or an unrolled loop.
       remat: what of a layer is saved for the backward pass, a name of config.REMAT; the rest is computed again.
       prune: compute the last layer at the reward tokens only.
-      attention: "dense", "splash" or "auto" (models/attention.py).
+      attention: a name of config.ATTENTION (models/attention.py).
     """
 
     dtype: str = "float32"

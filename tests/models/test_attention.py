@@ -115,9 +115,13 @@ def random_inputs(
 
 
 def assert_like_dense(
-    arrays: list[jax.Array], lo: np.ndarray, hi: np.ndarray, mesh: jax.sharding.Mesh | None = None
+    arrays: list[jax.Array],
+    lo: np.ndarray,
+    hi: np.ndarray,
+    mesh: jax.sharding.Mesh | None = None,
+    kind: str = "splash",
 ) -> None:
-    fast = both_ways(arrays, attention.among_tokens("splash", jnp.asarray(lo), jnp.asarray(hi), mesh))
+    fast = both_ways(arrays, attention.among_tokens(kind, jnp.asarray(lo), jnp.asarray(hi), mesh))
     slow = both_ways(arrays, attention.among_tokens("dense", jnp.asarray(lo), jnp.asarray(hi), mesh))
     for ours, truth in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
         np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
@@ -189,10 +193,22 @@ def test_splash_over_a_mesh_is_dense_however_heads_divide(
     assert_like_dense(random_inputs(random, 4, 256, heads, kv, 8), lo, hi, mesh)
 
 
-def test_auto_is_dense_off_tpus_and_an_unknown_kind_is_refused() -> None:
-    lo, hi = jnp.zeros((1, 1024), int), jnp.arange(1, 1025)[None]
-    arrays = jnp.ones((3, 1, 1024, 1, 8))
+@pytest.mark.parametrize("length", [60, 128, 150])
+def test_chunked_is_dense(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "QUERIES", 64)
+    random = np.random.default_rng(length)
+    lo, hi = random_trees(random, 2, length)
+    assert_like_dense(random_inputs(random, 2, length, 4, 2, 8), lo, hi, kind="chunked")
+
+
+@pytest.mark.parametrize(("length", "scores"), [(1024, "1x1x1x1024x1024"), (4096, "1x1x1x512x4096")])
+def test_auto_off_tpus_holds_all_scores_of_short_rows_only(length: int, scores: str) -> None:
+    lo, hi = jnp.zeros((1, length), int), jnp.arange(1, length + 1)[None]
+    arrays = jnp.ones((3, 1, length, 1, 8))
     text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
-    assert "1x1x1x1024x1024" in text
-    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, splash"):
+    assert scores in text and (f"{length}x{length}" in text) == (length == 1024)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, splash"):
         reward.Options(attention="flash")

@@ -1,0 +1,165 @@
+"""Says what fits on which TPU slice, by asking the real TPU compiler; no TPU is needed and nothing is run.
+
+    python -m rewardscale.plan --model=qwen3-0.6b --topology=v5e:16x16            # most rows and longest row that fit
+    python -m rewardscale.plan --model=qwen3-0.6b --topology=v5e                  # the smallest v5e slice that fits
+    python -m rewardscale.plan --model=llama3.1-8b --topology=v5p:4x4x4 --rows_per_chip=4 --length=8192   # that alone
+    python -m rewardscale.plan --table                                            # docs/plan.md: all presets
+
+A compile takes half a minute to some minutes; each is kept in --cache, so the same command goes on where it
+stopped. The exit code is 0 if what was asked fits, 1 if it does not or a compile failed, 2 for bad input, 130
+after Ctrl-C.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import sys
+from pathlib import Path
+
+from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses flags, compiles what is not cached, prints a table. Returns the exit code."""
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    from rewardscale.training.planning import CompileError
+
+    try:
+        return _table(options) if options.table else _plan(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except CompileError as error:
+        print(f"error: the compile failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.strerror or error} ({error.filename})", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """One model on one slice."""
+    from rewardscale.models import presets
+    from rewardscale.training import plan_table, planning
+
+    if options.model not in presets.BACKBONES:
+        near = difflib.get_close_matches(options.model, presets.BACKBONES, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"--model={options.model!r} must be one of {', '.join(presets.BACKBONES)}; did you mean {near[0]!r}?"
+        )
+    compiler = _compiler(options)
+    kind, _, shape = options.topology.partition(":")
+    everything_fits = True
+    for mode in ("train", "score") if options.mode == "both" else (options.mode,):
+        topology = options.topology if shape else f"{kind}:{planning.SLICES.get(kind, ('',))[0]}"
+        job = planning.Job(
+            mode,
+            presets.BACKBONES[options.model].model,
+            topology,
+            planning.mesh_over(topology, _sizes(options.mesh) if shape else None),
+            rows=options.rows_per_chip or 1,
+            length=options.length,
+            storage=Storage(options.parameters, options.moments, options.gradients),
+            remat=options.remat,
+            attention=options.attention,
+            effort=options.effort,
+        )
+        if not shape:
+            found = planning.smallest_slice(kind, job, compiler)
+            if found is None:
+                print(f"{options.model}, {mode}: fits no slice of {kind} up to {planning.SLICES[kind][-1]}")
+                everything_fits = False
+                continue
+            job = found[0]
+        if options.rows_per_chip or not shape:
+            result = compiler(job)
+            print(f"{options.model}, {planning.describe(job)}: {planning.verdict(job, result)}")
+            everything_fits &= result.fits
+            continue
+        done = planning.plan(job, compiler, context=plan_table.longest_context(options.model))
+        print(f"{options.model}, {mode}, {topology} as {job.mesh}, {options.length:,} tokens a row:")
+        plan_table.printed(plan_table.POD_COLUMNS, [[options.model, *plan_table.pod_cells(done)]])
+        everything_fits &= done.base.fits
+    return 0 if everything_fits else 1
+
+
+def _table(options: argparse.Namespace) -> int:
+    """All presets: docs/plan.md."""
+    from rewardscale.data import atomic
+    from rewardscale.training import plan_table
+
+    compiler = _compiler(options)
+    text, missing = plan_table.page(compiler, effort=options.effort, length=options.length)
+    atomic.write_bytes(options.out, text.encode())
+    print(f"{options.out}: {compiler.compiled} new compiles, {missing} cells without a compile")
+    return 1 if missing else 0
+
+
+def _compiler(options: argparse.Namespace):
+    from rewardscale.training.planning import Compiler
+
+    return Compiler(
+        options.cache,
+        fresh=options.fresh,
+        offline=options.offline,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _sizes(text: str) -> list[int] | None:
+    try:
+        return [int(n) for n in text.split(",")] if text else None
+    except ValueError as error:
+        raise ConfigError(f"--mesh={text}: three whole numbers, as in 1,-1,1") from error
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewardscale.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale" / "plan"
+    default = Storage(parameters="bfloat16")
+    types = ("float32", "bfloat16")
+    add = parser.add_argument
+    add("--model", default="", help="a preset, e.g. qwen3-0.6b")
+    add(
+        "--topology",
+        default="",
+        help="a slice (v5e:16x16, v5p:4x4x4), or a kind of chip (v5e): its smallest slice",
+    )
+    add("--mode", choices=("train", "score", "both"), default="both")
+    add("--length", type=int, default=4096, help="tokens a row")
+    add(
+        "--rows_per_chip", type=int, default=0, help="ask about this size alone (default: search the largest)"
+    )
+    add("--mesh", default="", help="data,fsdp,tensor; one may be -1 (default: 1,-1,1)")
+    for field in dataclasses.fields(Storage):
+        add(f"--{field.name}", choices=types, default=getattr(default, field.name))
+    add("--remat", choices=REMAT, default="full", help="what a layer saves for the backward pass")
+    add("--attention", choices=ATTENTION, default="auto")
+    add(
+        "--effort",
+        choices=("O0", "O1", "O2", "O3"),
+        default="O0",
+        help="of the compiler; its own default is O2",
+    )
+    add("--cache", type=Path, default=cache, help="folder of finished compiles (default: %(default)s)")
+    add("--fresh", action="store_true", help="compile again what was compiled from other sources")
+    add("--offline", action="store_true", help="compile nothing: only what the cache holds")
+    add("--table", action="store_true", help="all presets on all slices, as a page")
+    add("--out", type=Path, default=Path("docs/plan.md"), help="where --table writes")
+    options = parser.parse_args(arguments)
+    if not options.table and not (options.model and options.topology):
+        parser.error("--model and --topology are needed, or --table")
+    if options.length < 1 or options.rows_per_chip < 0:
+        parser.error("--length must be at least 1, --rows_per_chip at least 0")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

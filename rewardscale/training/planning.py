@@ -1,0 +1,375 @@
+"""What fits on which chips: compiles that are cached, each in a process of its own, and searches made of them.
+
+A `Job` is one compile. Its result is a JSON file named by a hash of the job and of jax's and libtpu's versions, so
+whatever was compiled once is never compiled again and an interrupted search goes on where it stopped. What the code
+was is recorded with each result, not part of its name.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewardscale import flops
+from rewardscale.config import ConfigError, Lora, ModelConfig, RopeScaling, Storage, content_hash, science
+from rewardscale.data import atomic
+
+GIB = 2**30
+# Slices in order of size. Compilers and clouds call them by chips along each axis of the torus.
+SLICES = {
+    "v5e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v6e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5p": ("1x1x1", "2x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
+}
+# Bytes of a chip's memory that libtpu 0.0.52 lets a program have, by its own messages.
+HBM = {"v5e": 15.75 * GIB, "v6e": 31.25 * GIB, "v5p": 95.74 * GIB}
+STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
+MOST_ROWS = 64  # of a length that are looked for
+_PACKAGE = Path(__file__).parents[1]
+_CODE = (
+    "models/*.py",
+    "training/step.py",
+    "training/optimizer.py",
+    "training/loss.py",
+    "evaluation/scorer.py",
+)
+
+
+class CompileError(RuntimeError):
+    """The compiler did not come to an answer; the message holds the end of what it wrote."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One compile of a training step or of scoring.
+
+    Attributes:
+      mode: "train" or "score". mesh: chips along (data, fsdp, tensor).
+      rows: of a microbatch, for each part of data x fsdp. length: tokens a row. slots: trees a row.
+      storage: types of parameters, moments and gradients (scoring has parameters only).
+      effort: the compiler's optimisation level ("O0" ... "O3"; its default is "O2").
+    """
+
+    mode: str
+    model: ModelConfig
+    topology: str
+    mesh: tuple[int, int, int]
+    rows: int = 1
+    length: int = 4096
+    slots: int = 8
+    storage: Storage = STORAGE
+    remat: str = "full"
+    attention: str = "auto"
+    effort: str = "O0"
+
+    @property
+    def key(self) -> str:
+        """Names the result."""
+        return content_hash([science(self), versions()])
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the compiler said of a job, bytes a chip.
+
+    Attributes:
+      fits: whether it fits into a chip's memory. needed_bytes: in all; the next three only where it fits.
+      seconds: wall time of the compile. rematerialized: warnings of an involuntary full rematerialization.
+      code: hash of the sources that were compiled. key: of the job.
+    """
+
+    fits: bool
+    needed_bytes: int
+    argument_bytes: int
+    temporary_bytes: int
+    output_bytes: int
+    seconds: float
+    rematerialized: int
+    code: str
+    key: str
+
+    @property
+    def gib(self) -> float:
+        """GiB a chip needs."""
+        return self.needed_bytes / GIB
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of what decides about a compile's outcome besides the job. Raises ConfigError without libtpu."""
+    try:
+        return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'rewardscale[aot]' (no TPU is needed)"
+        ) from error
+
+
+@functools.cache
+def code_hash() -> str:
+    """Of the sources that a compiled step is made of."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def chips(topology: str) -> int:
+    """Of a slice like "v5e:4x4". Raises ConfigError, naming what there is, if it is no slice."""
+    kind, _, shape = topology.partition(":")
+    if kind not in SLICES:
+        raise ConfigError(
+            f"topology={topology!r}: the kind of chip must be one of {', '.join(SLICES)}, as in 'v5e:4x4'"
+        )
+    if shape not in SLICES[kind]:
+        raise ConfigError(f"topology={topology!r}: slices of {kind} are {', '.join(SLICES[kind])}")
+    return math.prod(int(n) for n in shape.split("x"))
+
+
+def mesh_over(topology: str, mesh: Sequence[int] | None) -> tuple[int, int, int]:
+    """`mesh` (data, fsdp, tensor), one of them perhaps -1, over all chips; by default everything is "fsdp".
+
+    Raises ConfigError if it does not use the chips exactly.
+    """
+    count = chips(topology)
+    sizes = list(mesh or (1, count, 1))
+    if len(sizes) == 3 and sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = count // max(1, -math.prod(sizes))
+    if len(sizes) != 3 or math.prod(sizes) != count or min(sizes) < 1:
+        raise ConfigError(
+            f"mesh={','.join(map(str, mesh or ()))} must be three sizes (data, fsdp, tensor) whose product is "
+            f"{count}, the chips of {topology}"
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+class Compiler:
+    """Runs jobs one at a time and keeps their results in the folder `cache`.
+
+    `fresh` compiles again what was compiled from other sources. `report` hears of each compile.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        fresh: bool = False,
+        offline: bool = False,
+        report: Callable[[str], None] = lambda _: None,
+    ):
+        self.cache, self.fresh, self.offline, self.report = cache, fresh, offline, report
+        self.compiled = 0
+
+    def __call__(self, job: Job) -> Result:
+        """The result of `job`. Raises CompileError where there is none, and, if `offline`, Missing."""
+        path = self.cache / f"{job.key}.json"
+        if path.exists():
+            result = Result(**json.loads(path.read_text())["result"])
+            if not self.fresh or result.code == code_hash():
+                return result
+        if self.offline:
+            raise Missing(describe(job))
+        result = compile_apart(job)
+        atomic.write_json(
+            path,
+            {"job": dataclasses.asdict(job), "result": dataclasses.asdict(result), "versions": versions()},
+        )
+        self.compiled += 1
+        self.report(f"{describe(job)}: {verdict(job, result)}, {result.seconds:.0f} s")
+        return result
+
+
+class Missing(CompileError):
+    """A result that is not in the cache."""
+
+
+def describe(job: Job) -> str:
+    """One line that says which compile it is."""
+    size = f"{job.model.layers} layers of width {job.model.width}"
+    return f"{job.mode} {size}, {job.topology} as {job.mesh}, {job.rows} x {job.length} tokens a chip"
+
+
+def verdict(job: Job, result: Result) -> str:
+    """Fits or does not, with the bytes."""
+    limit = HBM[job.topology.partition(":")[0]] / GIB
+    if result.fits:
+        return f"fits: {result.gib:.2f} of {limit:.2f} GiB"
+    return f"does not fit: needs {result.gib:.2f} GiB of {limit:.2f}"
+
+
+def compile_apart(job: Job, *, timeout: float = 3600) -> Result:
+    """Compiles in a fresh process: libtpu keeps its own, may end it, and logs as it likes.
+
+    Raises CompileError with the end of its log.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached program would not show the compiler's warnings
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is held, so another compile may go on beside this one
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")])),
+    }
+    command = [sys.executable, "-c", "from rewardscale.training import planning; planning.work()"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(dataclasses.asdict(job)), env=environment, capture_output=True, text=True,
+            timeout=timeout,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"{describe(job)}: no answer after {timeout:.0f} s") from error
+    lines = done.stdout.splitlines()
+    if done.returncode != 0 or not lines:
+        raise CompileError(f"{describe(job)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    answer = json.loads(lines[-1])
+    warned = done.stderr.count("Involuntary full rematerialization")
+    return Result(**answer, rematerialized=warned, code=code_hash(), key=job.key)
+
+
+def work() -> None:
+    """What the fresh process does: a job as JSON on its standard input, the answer on its standard output."""
+    import jax
+
+    from rewardscale.models.reward import Options
+    from rewardscale.training import aot
+
+    job = job_from(json.loads(sys.stdin.read()))
+    options = Options(dtype="bfloat16", remat=job.remat, attention=job.attention)
+    rows = job.rows * job.mesh[0] * job.mesh[1]
+    size = aot.BlockSize(steps=1, microbatches=2, rows=rows, length=job.length, slots=job.slots)
+    where: Any = {"mesh_shape": job.mesh, "size": size, "effort": job.effort}
+    try:
+        if job.mode == "train":
+            done = aot.compile_step(job.model, options, job.topology, storage=job.storage, **where)
+        else:
+            options = dataclasses.replace(options, remat="none")
+            done = aot.compile_scoring(
+                job.model, options, job.topology, parameters=job.storage.parameters, **where
+            )
+    except jax.errors.JaxRuntimeError as error:
+        needed = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([KMGT])\)", str(error), re.DOTALL)
+        if not needed:
+            raise
+        bytes_needed = int(float(needed[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[needed[2]])
+        answer = {"fits": False, "needed_bytes": bytes_needed, "seconds": 0.0}
+        answer |= dict.fromkeys(("argument_bytes", "temporary_bytes", "output_bytes"), 0)
+    else:
+        sizes = {name: getattr(done, name) for name in ("argument_bytes", "temporary_bytes", "output_bytes")}
+        answer = {"fits": True, "needed_bytes": sum(sizes.values()), "seconds": done.seconds} | sizes
+    print(json.dumps(answer))
+
+
+def job_from(values: dict[str, Any]) -> Job:
+    """A job from `dataclasses.asdict` of it, by way of JSON."""
+    model = dict(values["model"])
+    for name, kind in (("rope_scaling", RopeScaling), ("lora", Lora)):
+        model[name] = kind(**model[name]) if model[name] is not None else None
+    given = {
+        "model": ModelConfig(**model),
+        "storage": Storage(**values["storage"]),
+        "mesh": tuple(values["mesh"]),
+    }
+    return Job(**(values | given))
+
+
+def bytes_a_row(job: Job) -> float:
+    """A first guess at what one more row costs a chip."""
+    if job.mode == "score":
+        return flops.layer_activation_bytes(job.model, tokens=job.length) / job.mesh[2]
+    return flops.activation_bytes(job.model, tokens=job.length, remat=job.remat) / job.mesh[2]
+
+
+def largest(
+    run: Callable[[int], Result],
+    *,
+    start: int,
+    guess: float,
+    cap: int,
+    step: int,
+    limit: float,
+    most: int = 4,
+) -> tuple[int, Result]:
+    """The largest multiple n of `step` up to `cap` that fits, to within an eighth, and its result.
+
+    Bytes are nearly linear in n, so a line through two compiles names the next. `start` is known to fit or is tried
+    first: (0, its result) if it does not. At most `most` compiles besides.
+    """
+    low, best = start, run(start)
+    if not best.fits:
+        return 0, best
+    high, known, n = cap + step, (start, best.needed_bytes), guess
+    for _ in range(most):
+        n = min(int(n) // step * step, cap)
+        if n >= high:
+            n = (low + high) // 2 // step * step
+        if n <= low or (n < low * 9 / 8 and low > start):
+            break
+        result = run(n)
+        slope = (result.needed_bytes - known[1]) / (n - known[0])
+        if result.fits:
+            low, best = n, result
+        else:
+            high = n
+        n = known[0] + (limit - known[1]) / max(slope, 1.0)
+    return low, best
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What fits of one model on one slice.
+
+    Attributes:
+      base: one row of the length asked for, a chip. rows: the most rows of that length.
+      longest: the longest single row, tokens; 0 and 0 if not even the base fits.
+      at_rows, at_longest: their results.
+    """
+
+    job: Job
+    base: Result
+    rows: int
+    at_rows: Result
+    longest: int
+    at_longest: Result
+
+
+def plan(job: Job, run: Callable[[Job], Result], *, context: int) -> Plan:
+    """Searches the most rows and the longest row (up to `context` tokens) for `job`, whose `rows` is ignored."""
+    limit = HBM[job.topology.partition(":")[0]]
+    base = run(dataclasses.replace(job, rows=1))
+    room = limit - base.needed_bytes
+    rows, at_rows = largest(
+        lambda n: run(dataclasses.replace(job, rows=n)),
+        start=1, guess=1 + room / bytes_a_row(job), cap=MOST_ROWS, step=1, limit=limit,
+    )  # fmt: skip
+    longest, at_longest = largest(
+        lambda n: run(dataclasses.replace(job, rows=1, length=n)),
+        start=job.length, guess=max(1, rows) * job.length, cap=context, step=1024, limit=limit,
+    )  # fmt: skip
+    return Plan(job, base, rows, at_rows, longest, at_longest)
+
+
+def smallest_slice(kind: str, job: Job, run: Callable[[Job], Result]) -> tuple[Job, Result] | None:
+    """`job` (its topology and mesh are ignored) on the smallest slice of `kind` where it fits, all chips "fsdp"."""
+    if kind not in SLICES:
+        raise ConfigError(f"topology={kind!r}: the kind of chip must be one of {', '.join(SLICES)}")
+    state = flops.state_bytes(job.model, job.storage)
+    kept = sum(state.values()) if job.mode == "train" else state["parameters"]
+    for shape in SLICES[kind]:
+        topology = f"{kind}:{shape}"
+        if kept > chips(topology) * HBM[kind]:
+            continue
+        here = dataclasses.replace(job, topology=topology, mesh=mesh_over(topology, None))
+        result = run(here)
+        if result.fits:
+            return here, result
+    return None
