@@ -554,6 +554,38 @@ class SweepConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One reward model trained on pairs from files (`python -m rewardscale.train`).
+
+    Attributes:
+      name: names the default workdir, runs/<name>.
+      model: where training starts: a Hugging Face folder, a hub id with `revision` (its commit), or a preset's name
+        with random weights ("d6", "qwen3-0.6b"). A reward model keeps its head, a language model gets a fresh one.
+      tokenizer: a Hugging Face folder; by default the model's. pad_token: a special token of it, if it names none.
+      data, validation: files of pairs, jsonl (also .gz) or parquet (data/sources/pairs.py).
+      fresh_head: draw a new head although the model has one.
+      export_dtype: of the weights written at the end, "float32" or "bfloat16".
+      seed: of the order, the head and the adapters.
+    """
+
+    name: str = "train"
+    model: str = ""
+    revision: str = ""
+    tokenizer: str = ""
+    pad_token: str = ""
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    fresh_head: bool = False
+    export_dtype: str = "bfloat16"
+    seed: int = 0
+    recipe: Recipe = Recipe()
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        _choice("export_dtype", self.export_dtype, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One training of one reward model: everything that changes its numbers, nothing else.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.sweeps import configfile
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from rewardscale.sweeps import configfile, summary, sweep
+    from rewardscale.sweeps import summary, sweep
 
     config, docstring = configfile.load(options.config, overrides)
     workdir = options.workdir or Path("runs") / config.name
@@ -84,15 +85,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument(
         "--wandb", choices=("off", "offline", "online"), default="off", help="also log to Weights & Biases"
     )
-    options, rest = parser.parse_known_args(arguments)
-    overrides: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
-        flag, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("--config.") and not word.startswith("-config."):
-            parser.error(f"unknown argument {word!r}; overrides are written --config.sweep.draws=5")
-        overrides[flag.removeprefix("config.")] = value if equals else next(words, "")
-    return options, overrides
+    return configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
+import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -79,8 +81,13 @@ def make_plan(lengths: np.ndarray, *, batch: int, row_length: int, rows_per_micr
     starts = np.append(np.arange(0, positions, batch), positions).astype(np.int64)
     row, offset, slot = (np.zeros(positions, np.int32) for _ in range(3))
     rows = np.zeros(len(starts) - 1, np.int64)
+
+    def one_shape(size: int, left: int) -> tuple[int, float]:
+        del size, left
+        return row_length, math.inf
+
     for step, (a, b) in enumerate(itertools.pairwise(starts.tolist())):
-        rows[step] = _pack(lengths[a:b], row_length, row[a:b], offset[a:b], slot[a:b])
+        rows[step] = len(pack(lengths[a:b], one_shape, row[a:b], offset[a:b], slot[a:b]))
     return PackingPlan(
         row_length=row_length,
         rows_per_microbatch=rows_per_microbatch,
@@ -94,23 +101,39 @@ def make_plan(lengths: np.ndarray, *, batch: int, row_length: int, rows_per_micr
     )
 
 
-def _pack(lengths: np.ndarray, capacity: int, row: np.ndarray, offset: np.ndarray, slot: np.ndarray) -> int:
-    """Best fit decreasing into rows of `capacity`; fills row, offset, slot in place; returns the number of rows."""
-    free: list[tuple[int, int]] = []  # (free tokens, row), sorted
+def pack(
+    lengths: np.ndarray,
+    new_row: Callable[[int, int], tuple[int, float]],
+    row: np.ndarray,
+    offset: np.ndarray,
+    slot: np.ndarray,
+) -> list[int]:
+    """Best fit decreasing into rows; fills row, offset, slot in place and returns the tokens that each row can hold.
+
+    `new_row` (size of the tree, trees still to place) says how many tokens and how many trees a row opened for a
+    tree of this size can hold.
+    """
+    free: list[
+        tuple[int, int]
+    ] = []  # (free tokens, row), sorted; rows that hold all the trees they can are left out
     used: list[int] = []  # trees in each row
+    holds: list[tuple[int, float]] = []
     sizes = lengths.tolist()
-    for tree in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+    for place, tree in enumerate(sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))):
         size = sizes[tree]
         best = bisect.bisect_left(free, (size, -1))
         if best < len(free):
             left, target = free.pop(best)
         else:
-            left, target = capacity, len(used)
+            target = len(used)
+            holds.append(new_row(size, len(sizes) - place))
+            left = holds[target][0]
             used.append(0)
-        row[tree], offset[tree], slot[tree] = target, capacity - left, used[target]
+        row[tree], offset[tree], slot[tree] = target, holds[target][0] - left, used[target]
         used[target] += 1
-        bisect.insort(free, (left - size, target))
-    return len(used)
+        if used[target] < holds[target][1]:
+            bisect.insort(free, (left - size, target))
+    return [tokens for tokens, _ in holds]
 
 
 def choose_row_length(lengths: np.ndarray) -> int:

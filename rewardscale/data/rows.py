@@ -7,12 +7,51 @@ where the prompt ends. Training puts the chosen response on the left, the reject
 """
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from rewardscale.data.tokenised import TokenStore, ragged_arange
+from rewardscale.data.tokenised import ragged_arange
 
 ABSENT = -1  # response number of a tree's missing left side
+
+
+class TokenSource(Protocol):
+    """Where tokens come from: a view's TokenStore, or a TokenTable in memory."""
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids, and int64 [len(rows)]: where among them each row's (prompt, then responses) begin."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenTable:
+    """Tokens in memory, a comparison a row.
+
+    Attributes:
+      lengths: int64 [rows, 1 + K], tokens of the prompt and of each response (0: absent).
+      flat: int32, all tokens one after another. starts: int64 [rows], where each row's begin.
+    """
+
+    lengths: np.ndarray
+    flat: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Sequence[Sequence[int]]]) -> "TokenTable":
+        """The table of comparisons given as [prompt tokens, tokens of the first response, ...]."""
+        lengths = np.zeros((len(comparisons), max(map(len, comparisons), default=1)), np.int64)
+        for row, parts in enumerate(comparisons):
+            lengths[row, : len(parts)] = [len(part) for part in parts]
+        flat = itertools.chain.from_iterable(itertools.chain.from_iterable(comparisons))
+        ends = np.cumsum(lengths.sum(1))
+        return cls(lengths, np.fromiter(flat, np.int32), ends - lengths.sum(1))
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens (no copy), and where those of `rows` begin."""
+        return self.flat, self.starts[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +92,20 @@ def pair_trees(rows: np.ndarray, orientation: np.ndarray, skip: np.ndarray) -> T
     return Trees(rows=rows.astype(np.int64), left=chosen, right=1 - chosen, skip=skip.astype(np.int64))
 
 
+def response_trees(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Comparison, left and right response of each tree, given lengths [n, 1 + K].
+
+    Responses 0 and 1 share a tree, 2 and 3 the next, and so on; a last odd one has a tree of its own.
+    """
+    present = (lengths[:, 1:] > 0).sum(1)
+    trees = (present + 1) // 2
+    comparison = np.repeat(np.arange(len(lengths)), trees)
+    within = np.arange(len(comparison)) - np.repeat(np.cumsum(trees) - trees, trees)
+    single = 2 * within + 1 == present[comparison]
+    left = np.where(single, ABSENT, 2 * within)
+    return comparison, left, np.where(single, 2 * within, 2 * within + 1)
+
+
 def fit_to(
     lengths: np.ndarray, rows: np.ndarray, *, max_length: int, too_long: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +124,7 @@ def fit_to(
 
 
 def assemble(
-    store: TokenStore,
+    store: TokenSource,
     lengths: np.ndarray,
     trees: Trees,
     row: np.ndarray,

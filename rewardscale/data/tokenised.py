@@ -1,8 +1,10 @@
 """The tokenised view of a corpus: token shards and lengths under one tokenizer and template.
 
+The template is one of our own by name (`templates`), or comes with a Hugging Face tokenizer (`chat`).
+
 <view>/shard-*.array_record   record i = the token ids of corpus row i: prompt, then each response
 <view>/lengths.npy            uint32 [rows, 1 + K]: tokens of the prompt and of each response (0: absent)
-<view>/tokenizer.json
+<view>/tokenizer.json         and for a Hugging Face tokenizer what else belongs to it, its template too
 <view>/view.json              commit record; `key` hashes corpus, tokenizer and template
 """
 
@@ -11,21 +13,23 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from grain.sources import ArrayRecordDataSource
 from tokenizers import Tokenizer
 
 from rewardscale.data import atomic
-from rewardscale.data.comparison import DataError
+from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
+from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.corpus import Corpus, Shards, check_shards, iterate_records, write_shards
-from rewardscale.data.templates import get_template, tokenizer_hash
+from rewardscale.data.templates import Template, get_template, tokenizer_hash
 
 MEMORY_LIMIT_BYTES = 256 * 2**20  # views below this are read once and kept in memory
 _TOKEN = np.dtype("<u4")
-_ENCODE_AT_ONCE = 4096
+_ENCODE_AT_ONCE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,48 +54,74 @@ class TokenisedView:
         return len(self.lengths)
 
 
-def view_key(corpus: Corpus, tokenizer: Tokenizer, template: str) -> str:
-    """Hash (32 hex digits) of the three things a view depends on."""
-    parts = json.dumps([corpus.fingerprint, tokenizer_hash(tokenizer), get_template(template).name])
+def view_key(corpus: Corpus, tokenizer: Tokenizer | ChatTokenizer, template: str | None = None) -> str:
+    """Hash (32 hex digits) of what a view depends on; the arguments are those of `build_view`."""
+    parts = json.dumps([corpus.fingerprint, *_rule(tokenizer, template).key])
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def build_view(
     corpus: Corpus,
-    tokenizer: Tokenizer,
-    template: str,
+    tokenizer: Tokenizer | ChatTokenizer,
+    template: str | None = None,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> TokenisedView:
     """Tokenises `corpus` into `<corpus>/views/<key>`, or opens that view if it is there already.
 
-    Raises DataError where a text cannot be tokenised (a word outside a closed vocabulary).
+    Args:
+      corpus: the comparisons.
+      tokenizer: a chat tokenizer, which brings its template, or a bare tokenizer.
+      template: for a bare tokenizer the name of one of our templates.
+      progress: called with the number of comparisons done.
+
+    Raises DataError naming the comparison that cannot be encoded (a role that the template does not know, a
+    special token written out in a text), or the corpus where a word is outside a closed vocabulary.
     """
+    rule = _rule(tokenizer, template)
     key = view_key(corpus, tokenizer, template)
     final = corpus.directory / "views" / key
     if final.exists():
         return open_view(final)
     lengths: list[list[int]] = []
     with atomic.new_directory(final) as folder:
-        records = _encode(corpus, tokenizer, template, lengths)
-        described = write_shards(folder, records, total=len(corpus), progress=progress)
+        described = write_shards(folder, _encode(corpus, rule, lengths), total=len(corpus), progress=progress)
         width = max(map(len, lengths))
         table = np.zeros((len(lengths), width), np.uint32)
         for row, values in enumerate(lengths):
             table[row, : len(values)] = values
         np.save(folder / "lengths.npy", table)
-        atomic.write_bytes(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        for name, data in rule.files.items():
+            atomic.write_bytes(folder / name, data)
         record = {
+            **rule.record,
             "key": key,
             "corpus": corpus.fingerprint,
-            "template": template,
-            "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
             "tokens": int(table.sum()),
             "shards": described,
             "lengths_sha256": atomic.sha256(folder / "lengths.npy"),
         }
         atomic.write_json(folder / "view.json", record)
     return open_view(final)
+
+
+def open_chat_tokenizer(view: TokenisedView) -> ChatTokenizer:
+    """The tokenizer and template that `view` was built with, to write beside a model that was trained on it.
+
+    Raises DataError if the view was not built with a chat tokenizer, or its files were changed since.
+    """
+    record = json.loads((view.directory / "view.json").read_text())
+    if "chat" not in record:
+        raise DataError(
+            f"{view.directory} was built with our template {record['template']!r}, which has no chat form"
+        )
+    chat = load_chat_tokenizer(view.directory, date=record["date"])
+    if chat.key != record["chat"]:
+        raise DataError(
+            f"{view.directory}: its tokenizer or template was changed after it was written; "
+            f"delete {view.directory} and build it again"
+        )
+    return chat
 
 
 def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
@@ -116,21 +146,85 @@ def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
         raise DataError(f"{path} cannot be read ({error!r}); {mend}") from error
 
 
-def _encode(corpus: Corpus, tokenizer: Tokenizer, template: str, lengths: list[list[int]]) -> Iterator[bytes]:
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """How comparisons become tokens: what of it enters the view's key, its record and its files."""
+
+    key: list[str]
+    record: dict[str, Any]
+    files: Mapping[str, bytes]
+    encode: Callable[[Sequence[Comparison]], Iterable[list[list[int]]]]  # of each: prompt, then each response
+
+
+def _rule(tokenizer: Tokenizer | ChatTokenizer, template: str | None) -> _Rule:
+    if isinstance(tokenizer, ChatTokenizer):
+        if template is not None:
+            raise DataError(f"a chat tokenizer brings its template; {template!r} cannot be used with it")
+        return _chat_rule(tokenizer)
+    named = get_template(template or "")
+    return _Rule(
+        key=[tokenizer_hash(tokenizer), named.name],
+        record={"template": named.name, "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True)},
+        files={"tokenizer.json": tokenizer.to_str(pretty=True).encode()},
+        encode=functools.partial(_encode_apart, tokenizer, named),
+    )
+
+
+def _chat_rule(chat: ChatTokenizer) -> _Rule:
+    return _Rule(
+        key=[chat.key],
+        record={
+            "chat": chat.key,
+            "template": chat.template_hash,
+            "tokenizer": chat.tokenizer_hash,
+            "date": chat.date,
+            "reward_token": dataclasses.asdict(chat.reward_token),
+            "pad_token": chat.pad_token,
+            "pad_token_id": chat.pad_token_id,
+            "vocab_size": chat.vocab_size,
+        },
+        files=chat.files,
+        encode=functools.partial(_encode_whole, chat),
+    )
+
+
+def _encode(corpus: Corpus, rule: _Rule, lengths: list[list[int]]) -> Iterator[bytes]:
     """Token records in row order; appends each row's lengths to `lengths` on the way."""
-    rule = get_template(template)
     for chunk in itertools.batched(corpus, _ENCODE_AT_ONCE):
-        texts = [text for c in chunk for text in (rule.prompt(c), *rule.responses(c))]
         try:
-            encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise DataError(f"{corpus.directory}: a text cannot be tokenised ({error})") from error
-        for comparison in chunk:
-            parts = [next(encoded).ids for _ in range(1 + len(comparison.responses))]
+            encoded = rule.encode(chunk)
+        except DataError as error:
+            raise DataError(f"{corpus.directory}: {error}") from error
+        for comparison, parts in zip(chunk, encoded, strict=True):
             if not all(parts):
                 raise DataError(f"{corpus.directory}: comparison {comparison.id} has a part without tokens")
             lengths.append([len(p) for p in parts])
             yield np.concatenate([np.asarray(p, _TOKEN) for p in parts]).tobytes()
+
+
+def _encode_apart(
+    tokenizer: Tokenizer, template: Template, comparisons: Sequence[Comparison]
+) -> list[list[list[int]]]:
+    """By one of our templates, under which prompt and responses may be tokenised apart."""
+    texts = [[template.prompt(c), *template.responses(c)] for c in comparisons]
+    try:
+        encoded = iter(
+            tokenizer.encode_batch_fast([t for parts in texts for t in parts], add_special_tokens=False)
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise DataError(f"a text cannot be tokenised ({error})") from error
+    return [[next(encoded).ids for _ in parts] for parts in texts]
+
+
+def _encode_whole(chat: ChatTokenizer, comparisons: Sequence[Comparison]) -> list[list[list[int]]]:
+    """By a foreign template: whole conversations, parted where their tokens do."""
+    parts = []
+    encoded = chat.encode_comparisons([(c.prompt, c.responses) for c in comparisons])
+    for comparison, item in zip(comparisons, encoded, strict=True):
+        if isinstance(item, DataError):
+            raise DataError(f"comparison {comparison.id}: {item}") from item
+        parts.append([item.prompt, *item.responses])
+    return parts
 
 
 class TokenStore:

@@ -69,7 +69,7 @@ def prepare(
             f"corpus row {int(rows[np.flatnonzero(~keep)[0]])}: its longest response leaves no room for a prompt "
             f"token within recipe.max_length={max_length}; raise it"
         )
-    comparison, left, right = _split(view.lengths[rows])
+    comparison, left, right = tree_rows.response_trees(view.lengths[rows])
     trees = tree_rows.Trees(rows[comparison].astype(np.int64), left, right, skip[comparison])
     sizes = np.sum(trees.sizes(view.lengths), axis=0)
     plan = make_plan(
@@ -114,7 +114,7 @@ def score(
     Raises ConfigError if the mesh cannot hold the microbatches.
     """
     check_rows(mesh, batches.arrays["tokens"].shape[1])
-    function = _compiled(config, options, mesh)
+    function = scoring_function(config, options, mesh)
     left, right = jax.device_get(function(params, batches.arrays))
     out = np.full((batches.comparisons, batches.responses), np.nan, np.float32)
     place = (batches.microbatch, batches.row, batches.slot)
@@ -125,7 +125,8 @@ def score(
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
+def scoring_function(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
+    """jit of (parameters, arrays [microbatches, rows, ...]) -> rewards of left and right responses; one a shape."""
     spread = NamedSharding(mesh, P(None, BATCH_AXES))
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -136,14 +137,3 @@ def _compiled(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Calla
         in_shardings=(reward.shardings(mesh, reward.abstract(config)), spread),
         out_shardings=NamedSharding(mesh, P()),
     )
-
-
-def _split(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Comparison, left and right response of each tree; responses 0 and 1 share a tree, 2 and 3 the next, ..."""
-    present = (lengths[:, 1:] > 0).sum(1)
-    trees = (present + 1) // 2
-    comparison = np.repeat(np.arange(len(lengths)), trees)
-    within = np.arange(len(comparison)) - np.repeat(np.cumsum(trees) - trees, trees)
-    single = 2 * within + 1 == present[comparison]
-    left = np.where(single, tree_rows.ABSENT, 2 * within)
-    return comparison, left, np.where(single, 2 * within, 2 * within + 1)

@@ -12,6 +12,7 @@ are read: pickle files can run code.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -111,6 +112,15 @@ def open_checkpoint(directory: str | Path, *, revision: str | None = None) -> Ch
     _check_tensors(model, architecture.endswith(hf_config.CLASSIFIER), files, folder)
     dtype = _stored(files[EMBEDDING], EMBEDDING)[1]
     return Checkpoint(folder, config, model, architecture, files, dtype, revision)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Hash (32 hex digits) of the weights' files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(set(checkpoint.files.values())):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _download(name: str, revision: str | None) -> str:

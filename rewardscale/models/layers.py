@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from rewardscale.config import ModelConfig, RopeScaling
-from rewardscale.models import attention
+from rewardscale.models.attention import Attend
 
 
 def declare(shape: tuple[int, ...], sd: float | None) -> nnx.Param:
@@ -95,12 +95,12 @@ class Attention(nnx.Module):
         self,
         x: jax.Array,
         turn: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
+        attend: Attend,
         queries: tuple[jax.Array, tuple[jax.Array, jax.Array]] | None = None,
     ) -> jax.Array:
         """Attends from all tokens of x [R, T, D], or from `queries` = (their inputs [R, Q, D], their rotation).
 
-        `mask` is boolean [R, queries, T]. Returns [R, queries, D].
+        `attend` knows which keys each of them sees. Returns [R, queries, D].
         """
         at, at_turn = (x, turn) if queries is None else queries
         q = adapted(_project(at, self.q), at, self.q_a, self.q_b, self.lora_scale)
@@ -108,7 +108,7 @@ class Attention(nnx.Module):
         v = adapted(_project(x, self.v), x, self.v_a, self.v_b, self.lora_scale)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        out = attention.dense(rotate(q, at_turn), rotate(k, turn), v, mask)
+        out = attend(rotate(q, at_turn), rotate(k, turn), v)
         out = checkpoint_name(out, "attention")  # what remat="attention" saves
         wide = jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
         return adapted(wide, out, self.o_a, self.o_b, self.lora_scale)
@@ -142,26 +142,26 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
         self.mlp = SwiGLU(config)
 
-    def __call__(self, x: jax.Array, turn: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
-        """x [R, T, D] -> [R, T, D]; `mask` [R, T, T]."""
-        x = x + self.attention(self.attention_norm(x), turn, mask)
+    def __call__(self, x: jax.Array, turn: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
+        """x [R, T, D] -> [R, T, D]."""
+        x = x + self.attention(self.attention_norm(x), turn, attend)
         return x + self.mlp(self.mlp_norm(x))
 
     def at(
         self,
         x: jax.Array,
         turn: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
+        attend: Attend,
         index: jax.Array,
         index_turn: tuple[jax.Array, jax.Array],
     ) -> jax.Array:
-        """The layer's output at tokens `index` [R, Q] only: [R, Q, D]. `mask` is [R, Q, T].
+        """The layer's output at tokens `index` [R, Q] only: [R, Q, D]; `attend` is that of these tokens.
 
         Exact: in the last layer no other token's query, output projection or MLP is ever read.
         """
         normed = self.attention_norm(x)
         picked = take_tokens(x, index)
-        picked = picked + self.attention(normed, turn, mask, (take_tokens(normed, index), index_turn))
+        picked = picked + self.attention(normed, turn, attend, (take_tokens(normed, index), index_turn))
         return picked + self.mlp(self.mlp_norm(picked))
 
 

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from rewardscale.config import KERNELS, REMAT, ConfigError, ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted
-from rewardscale.models.attention import interval_mask
+from rewardscale.models.attention import Attend, among_tokens, at_queries
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -40,12 +40,14 @@ class Options:
       dtype: compute type. scan: lax.scan over layers, or an unrolled loop.
       remat: what of a layer is saved for the backward pass, a name of config.REMAT; the rest is computed again.
       prune: compute the last layer at the reward tokens only.
+      attention: "dense", "splash" or "auto" (models/attention.py).
     """
 
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
     prune: bool = True
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
@@ -194,15 +196,15 @@ def rewards(
         return jnp.take_along_axis(values, index, axis=1)
 
     turn = rotary(batch["positions"], config)
-    mask = interval_mask(batch["lo"], batch["hi"], x.shape[1])
+    attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
     body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
-    x = run_blocks(body, x, turn, mask, options, keep)
+    x = run_blocks(body, x, turn, attend, options, keep)
     if last is None:
         x = take_tokens(x, index)
     else:
         index_turn = rotary(pick(batch["positions"]), config)
-        index_mask = interval_mask(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
-        x = last.at(x, turn, index_mask, index, index_turn)
+        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
+        x = last.at(x, turn, index_attend, index, index_turn)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))
     left, right = jnp.split(out, 2, -1)
@@ -259,14 +261,14 @@ def run_blocks(
     blocks: Block,
     x: jax.Array,
     turn: tuple[jax.Array, jax.Array],
-    mask: jax.Array,
+    attend: Attend,
     options: Options,
     keep: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding."""
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-        return keep(block(x, turn, mask)), None
+        return keep(block(x, turn, attend)), None
 
     step = body
     if options.remat != "none":

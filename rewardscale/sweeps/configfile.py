@@ -1,5 +1,6 @@
 """Config files: found by name, loaded, overridden by flags, turned into a SweepConfig with clear errors."""
 
+import argparse
 import dataclasses
 import difflib
 import importlib.util
@@ -17,14 +18,15 @@ from rewardscale.config import ConfigError, SweepConfig, to_mapping
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def defaults() -> ConfigDict:
-    """A locked ConfigDict with every key of SweepConfig at its default: what config files start from.
+def defaults(kind: type = SweepConfig) -> ConfigDict:
+    """A locked ConfigDict with every key of `kind` at its default: what config files start from.
 
-    Setting an unknown key raises; `learning_rates` alone takes new keys (model names).
+    Setting an unknown key raises; a sweep's `learning_rates` alone takes new keys (model names).
     """
-    config: Any = ConfigDict(_mutable(to_mapping(SweepConfig())), convert_dict=True)
+    config: Any = ConfigDict(_mutable(to_mapping(kind())), convert_dict=True)
     config.lock()
-    config.learning_rates.unlock()
+    if kind is SweepConfig:
+        config.learning_rates.unlock()
     return config
 
 
@@ -43,10 +45,12 @@ def find(name: str, folder: Path = CONFIGS) -> Path:
     raise ConfigError(f"no config file {name!r}, neither here nor in {folder} (there: {there})")
 
 
-def load(spec: str, overrides: Mapping[str, str] | None = None) -> tuple[SweepConfig, str]:
+def load[T](
+    spec: str, overrides: Mapping[str, str] | None = None, *, kind: type[T] = SweepConfig
+) -> tuple[T, str]:
     """Loads "file.py" or "file.py:variant" and applies overrides ("sweep.draws" -> "5").
 
-    Returns the config and the file's docstring.
+    Returns the config, a `kind`, and the file's docstring.
 
     Raises ConfigError: unknown file, variant, key (naming the nearest) or a value of the wrong type.
     """
@@ -61,7 +65,22 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> tuple[SweepCo
         raise ConfigError(f"{path}: {_first_line(error)}") from error
     for key, value in (overrides or {}).items():
         _override(config, key, value)
-    return from_mapping(SweepConfig, config.to_dict()), inspect.getdoc(module) or ""
+    return from_mapping(kind, config.to_dict()), inspect.getdoc(module) or ""
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, arguments: list[str], *, example: str
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The parser's flags, and overrides as {"sweep.draws": "5"}; `example` shows how one is written."""
+    options, rest = parser.parse_known_args(arguments)
+    overrides: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        flag, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("--config.") and not word.startswith("-config."):
+            parser.error(f"unknown argument {word!r}; overrides are written {example}")
+        overrides[flag.removeprefix("config.")] = value if equals else next(words, "")
+    return options, overrides
 
 
 def choose_variant(variant: str, variants: Mapping[str, Any], file: str) -> Any:

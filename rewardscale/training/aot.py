@@ -1,7 +1,7 @@
 """Compiling the training step for accelerators that are not there.
 
 libtpu holds the real TPU compiler and needs no TPU: `compile_step` lowers the very step that `loop.train`
-runs, with abstract arrays on the devices of a described topology ("v5e:4x4", "v5p:4x4x4"), and reports the
+runs, `compile_scoring` the function of evaluation/scorer.py, with abstract arrays on the devices of a described topology ("v5e:4x4", "v5p:4x4x4"), and reports the
 bytes a chip that XLA planned. Nothing is run, so no speed follows from it. On a machine without TPUs set
 TPU_SKIP_MDS_QUERY=1 and TPU_WORKER_HOSTNAMES=localhost before libtpu loads, or it asks the network who it is.
 """
@@ -14,13 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from rewardscale import mesh as meshes
 from rewardscale.config import ModelConfig, Recipe
+from rewardscale.evaluation import scorer
 from rewardscale.models import reward
 from rewardscale.training.optimizer import hyperparameters
 from rewardscale.training.step import block_shardings, make_step
+
+SCORED = ("tokens", "positions", "lo", "hi", "left_at", "right_at", "segments")  # what data/rows.py assembles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +44,13 @@ class BlockSize:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompiledStep:
+class Compiled:
     """What the compiler planned.
 
     Attributes:
       devices: chips of the topology. seconds: time it took to lower and compile.
-      argument_bytes: a chip, the training state and the block. temporary_bytes: a chip, on top of it.
+      argument_bytes: a chip, the training state (or parameters) and the block. temporary_bytes: a chip, on top of it.
+      output_bytes: a chip, of results that do not take the place of an argument.
       flops: operations a chip by the compiler's own count (loop bodies counted once), or None.
       text: the optimised HLO.
     """
@@ -54,6 +59,7 @@ class CompiledStep:
     seconds: float
     argument_bytes: int
     temporary_bytes: int
+    output_bytes: int
     flops: float | None
     text: str
 
@@ -66,28 +72,70 @@ def compile_step(
     mesh_shape: Sequence[int],
     size: BlockSize,
     platform: str = "tpu",
-) -> CompiledStep:
+) -> Compiled:
     """Compiles the training step of `model` for `topology`, e.g. "v5e:4x4", sharded over `mesh_shape`.
 
     Raises ConfigError if the mesh does not fit the topology or the rows, RuntimeError without the compiler
     (libtpu) or for an unknown topology.
     """
-    devices = topologies.get_topology_desc(platform=platform, topology_name=topology).devices
-    mesh = meshes.make_mesh(mesh_shape, devices)
+    mesh = topology_mesh(topology, mesh_shape, platform)
     meshes.check_rows(mesh, size.rows)
     step = make_step(model, options, mesh)
     scalars = {name: jax.ShapeDtypeStruct((), v.dtype) for name, v in hyperparameters(Recipe()).items()}
     count, rates = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((size.steps,), np.float32)
+    return _compiled(step.train, step.abstract, abstract_block(mesh, size), count, rates, scalars, mesh=mesh)
+
+
+def compile_scoring(
+    model: ModelConfig,
+    options: reward.Options,
+    topology: str,
+    *,
+    mesh_shape: Sequence[int],
+    size: BlockSize,
+    parameters: str = "bfloat16",
+    platform: str = "tpu",
+) -> Compiled:
+    """Compiles scoring with weights of dtype `parameters`; arguments and errors else as of `compile_step`.
+
+    Of `size`, steps are not used.
+    """
+    mesh = topology_mesh(topology, mesh_shape, platform)
+    meshes.check_rows(mesh, size.rows)
+    shapes = reward.abstract(model)
+    params = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, parameters, sharding=place),
+        shapes,
+        reward.shardings(mesh, shapes),
+    )
+    placed = NamedSharding(mesh, P(None, meshes.BATCH_AXES))
+    arrays = {
+        name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=placed)
+        for name, leaf in abstract_block(mesh, size).items()
+        if name in SCORED
+    }
+    return _compiled(scorer.scoring_function(model, options, mesh), params, arrays, mesh=mesh)
+
+
+def topology_mesh(topology: str, shape: Sequence[int], platform: str = "tpu") -> Mesh:
+    """A mesh over the chips of a described topology, without chips."""
+    return meshes.make_mesh(
+        shape, topologies.get_topology_desc(platform=platform, topology_name=topology).devices
+    )
+
+
+def _compiled(function: Any, *arguments: Any, mesh: Mesh) -> Compiled:
     started = time.perf_counter()
-    compiled = step.train.lower(step.abstract, abstract_block(mesh, size), count, rates, scalars).compile()
+    compiled = function.lower(*arguments).compile()
     seconds = time.perf_counter() - started
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis()
-    return CompiledStep(
-        devices=len(devices),
+    return Compiled(
+        devices=mesh.size,
         seconds=seconds,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         flops=cost.get("flops") if cost else None,
         text=compiled.as_text() or "",
     )

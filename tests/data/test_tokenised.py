@@ -1,5 +1,7 @@
 """Token shards hold what the text says, in memory or record by record; damage and unknown words are named."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders
 
 from rewardscale.data import atomic
+from rewardscale.data.chat import load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.templates import (
@@ -20,7 +23,16 @@ from rewardscale.data.templates import (
     train_bpe,
     word_tokenizer,
 )
-from rewardscale.data.tokenised import TokenStore, build_view, open_view, ragged_arange, token_store, view_key
+from rewardscale.data.tokenised import (
+    TokenStore,
+    build_view,
+    open_chat_tokenizer,
+    open_view,
+    ragged_arange,
+    token_store,
+    view_key,
+)
+from tests import tokenizers_small
 
 WORDS = [f"w{i}" for i in range(50)]
 TEXTS = ["Tea warms & calms, they say.", "Dogs fetch;\n\nthey  guard the house, don't they?", "Tëa! 茶 🍵"]
@@ -93,6 +105,13 @@ def test_a_view_is_built_once_and_its_key_covers_what_it_depends_on(corpus, view
     }
     assert len(keys) == 4 and view3.key in keys
     assert token_store(view3.directory) is token_store(view3.directory)
+
+
+def test_keys_of_our_own_templates_are_what_finished_runs_recorded(corpus):
+    for template in TEMPLATES:
+        parts = json.dumps([corpus.fingerprint, tokenizer_hash(word_tokenizer(WORDS)), template])
+        key = hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+        assert view_key(corpus, word_tokenizer(WORDS), template) == key
 
 
 def test_a_word_outside_the_vocabulary_is_named_and_leaves_no_view(tmp_path, made):
@@ -230,6 +249,117 @@ def test_an_unknown_template_is_named():
     with pytest.raises(DataError, match=r"unknown template 'chta'; known: \['chat', 'words'\]"):
         get_template("chta")
     assert all(name == template.name for name, template in TEMPLATES.items())
+
+
+# --- views under a Hugging Face tokenizer and its template ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def talks():
+    turns = (Message("system", "Be brief."), Message("user", "Is tea warm? 茶"))
+    return [
+        Comparison(turns, ("Yes.", "No, it is cold."), "s"),
+        Comparison(turns[1:], ("<think>Hm.</think>7", "7", "12"), "s"),
+        Comparison(turns, ("Yes.", "Yes."), "s"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def talk_corpus(tmp_path_factory, talks):
+    return write_corpus(tmp_path_factory.mktemp("talks") / "corpus", talks, about={})
+
+
+@pytest.fixture(params=["llama3_directory", "qwen3_directory"])
+def chat(request, tmp_path):
+    return load_chat_tokenizer(
+        getattr(tokenizers_small, request.param)(tmp_path / "chat"), date="01 Jan 2025"
+    )
+
+
+def test_a_chat_view_holds_the_ids_of_whole_conversations(talk_corpus, talks, chat):
+    view = build_view(talk_corpus, chat)
+    store = TokenStore(view)
+    flat, starts = store.gather(np.arange(len(talks)))
+    for row, comparison in enumerate(talks):
+        lengths = view.lengths[row]
+        assert (lengths > 0).sum() == 1 + len(comparison.responses)
+        parts = np.split(flat[starts[row] :], np.cumsum(lengths))
+        for response, ids in zip(comparison.responses, parts[1:], strict=False):
+            wanted = chat.encode([*comparison.prompt, Message("assistant", response)])
+            assert [*parts[0], *ids] == wanted
+    assert view.vocab_size == chat.vocab_size and build_view(talk_corpus, chat).key == view.key
+
+
+def test_a_chat_view_records_what_a_model_needs_and_gives_its_tokenizer_back(talk_corpus, chat):
+    view = build_view(talk_corpus, chat)
+    record = json.loads((view.directory / "view.json").read_text())
+    kept = ("chat", "template", "tokenizer", "date", "pad_token", "pad_token_id")
+    assert [record[name] for name in kept] == [
+        chat.key,
+        chat.template_hash,
+        chat.tokenizer_hash,
+        "01 Jan 2025",
+        chat.pad_token,
+        chat.pad_token_id,
+    ]
+    assert record["reward_token"] == {
+        "id": chat.reward_token.id,
+        "text": chat.reward_token.text,
+        "closing": chat.reward_token.closing,
+    }
+    again = open_chat_tokenizer(view)
+    assert again.key == chat.key and again.files == chat.files
+
+
+def test_the_tokenizer_of_a_chat_view_cannot_change_unseen(talk_corpus, chat):
+    view = build_view(talk_corpus, chat)
+    path = view.directory / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# other #}")
+    try:
+        with pytest.raises(
+            DataError, match=r"was changed after it was written; delete .* and build it again"
+        ):
+            open_chat_tokenizer(view)
+    finally:
+        shutil.rmtree(view.directory)
+
+
+def test_the_key_of_a_chat_view_covers_corpus_and_chat(talk_corpus, corpus, chat, tmp_path):
+    smaller = tokenizers_small.qwen3_directory(tmp_path / "smaller", vocab_size=500)
+    keys = {
+        view_key(talk_corpus, chat),
+        view_key(corpus, chat),
+        view_key(talk_corpus, load_chat_tokenizer(smaller)),
+        view_key(talk_corpus, dataclasses.replace(chat, date="02 Jan 2025")),
+    }
+    assert len(keys) == 4
+
+
+def test_one_template_a_view(talk_corpus, chat, view3):
+    with pytest.raises(DataError, match="chat tokenizer brings its template; 'chat' cannot be used"):
+        build_view(talk_corpus, chat, "chat")
+    with pytest.raises(DataError, match=r"unknown template ''; known: \['chat', 'words'\]"):
+        build_view(talk_corpus, word_tokenizer(WORDS))
+    with pytest.raises(DataError, match="our template 'words', which has no chat form"):
+        open_chat_tokenizer(view3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (Comparison((Message("user", "Hi"),), ("", "Yes."), "s"), "response 0 is empty"),
+        (Comparison((Message("critic", "Hi"),), ("No.", "Yes."), "s"), "no such role: critic"),
+        (
+            Comparison((Message("user", "<|im_end|><|eot_id|>"),), ("No.", "Yes."), "s"),
+            "hold the special token",
+        ),
+    ],
+)
+def test_a_comparison_that_cannot_be_encoded_is_named_and_leaves_no_view(tmp_path, talks, chat, bad, message):
+    corpus = write_corpus(tmp_path / "corpus", [*talks, bad], about={})
+    with pytest.raises(DataError, match=f"corpus: comparison {bad.id}: .*{message}"):
+        build_view(corpus, chat)
+    assert not list((corpus.directory / "views").iterdir())
 
 
 BPE = """

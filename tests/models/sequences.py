@@ -1,6 +1,7 @@
 """Batches of plain sequences and of pair trees, for models without a corpus."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,13 +21,14 @@ def of_sequences(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
     last = np.array([[len(sequence) - 1] for sequence in sequences], np.int32)
     zero = np.zeros_like
     return {
-        "tokens": tokens, "positions": index, "lo": zero(tokens), "hi": index + 1, "left_at": zero(last), "right_at": last,
+        "tokens": tokens, "positions": index, "lo": zero(tokens), "hi": index + 1, "left_at": zero(last),
+        "right_at": last,
     }  # fmt: skip
 
 
 def of_pairs(
     pairs: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """A tree (prompt, chosen, rejected) a row: [chosen reversed | prompt | rejected]."""
     rows, length = len(pairs), max(sum(map(len, pair)) for pair in pairs)
     out = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "positions", "lo", "hi")}

@@ -1,4 +1,4 @@
-"""Dense interval attention against a softmax written out, token by token."""
+"""Dense interval attention against a softmax written out, token by token; the TPU kernels against dense."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewardscale.models import attention
+from rewardscale import mesh as meshes
+from rewardscale.config import ConfigError
+from rewardscale.models import attention, splash
 
 
 def softmax_attention(
@@ -73,3 +75,125 @@ def test_interval_mask_is_lo_to_hi(intervals: list[tuple[int, int]]) -> None:
     assert mask.shape == (1, len(intervals), 6)
     for i, (a, b) in enumerate(intervals):
         assert np.flatnonzero(mask[0, i]).tolist() == list(range(a, min(b, 6)))
+
+
+def random_trees(random: np.random.Generator, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """lo, hi [rows, length] of rows packed with [left reversed | prompt | right] trees; the rest sees itself."""
+    lo = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    hi = lo + 1
+    for row in range(rows):
+        at = 0
+        while True:
+            left, prompt, right = random.integers(0, 90), random.integers(1, 120), random.integers(1, 90)
+            if at + left + prompt + right > length:
+                break
+            p0, p1 = at + left, at + left + prompt
+            hi[row, at:p0] = p1
+            lo[row, p0 : p1 + right] = p0
+            at = p1 + right
+    return lo, hi
+
+
+def both_ways(
+    q: jax.Array, k: jax.Array, v: jax.Array, weight: jax.Array, attend: attention.Attend
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Output and gradients of attention."""
+
+    def summed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = attend(q, k, v)
+        return (out * weight).sum(), out
+
+    gradients, out = jax.jit(jax.grad(summed, (0, 1, 2), has_aux=True))(q, k, v)
+    return out, gradients
+
+
+def random_inputs(
+    random: np.random.Generator, rows: int, length: int, heads: int, kv: int, dim: int
+) -> list[jax.Array]:
+    """q, k, v and weights of the output."""
+    shapes = [(rows, length, n, dim) for n in (heads, kv, kv, heads)]
+    return [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def assert_like_dense(
+    arrays: list[jax.Array], lo: np.ndarray, hi: np.ndarray, mesh: jax.sharding.Mesh | None = None
+) -> None:
+    fast = both_ways(*arrays, attention.among_tokens("splash", jnp.asarray(lo), jnp.asarray(hi), mesh))
+    slow = both_ways(*arrays, attention.among_tokens("dense", jnp.asarray(lo), jnp.asarray(hi), mesh))
+    for ours, truth in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "heads", "kv", "dim"),
+    [(1, 512, 2, 2, 64), (2, 384, 4, 2, 128), (1, 1024, 3, 1, 64), (3, 200, 4, 1, 16)],
+)
+def test_splash_is_dense_on_random_trees_forward_and_backward(
+    rows: int, length: int, heads: int, kv: int, dim: int
+) -> None:
+    random = np.random.default_rng(length)
+    assert_like_dense(
+        random_inputs(random, rows, length, heads, kv, dim), *random_trees(random, rows, length)
+    )
+
+
+def test_splash_takes_any_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where blocks are small, so that most are skipped, keys that no query sees, and tokens that do not see themselves."""
+    monkeypatch.setattr(splash, "_LARGEST_BLOCK", 128)
+    random = np.random.default_rng(0)
+    lo = random.integers(0, 600, (2, 640)).astype(np.int32)
+    hi = np.minimum(lo + random.integers(1, 40, lo.shape), 600).astype(np.int32)
+    assert_like_dense(random_inputs(random, 2, 640, 2, 1, 8), lo, hi)
+
+
+def test_rows_that_fill_the_kernels_index_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splash, "LONGEST", 512)
+    random = np.random.default_rng(0)
+    assert_like_dense(random_inputs(random, 4, 256, 2, 2, 8), *random_trees(random, 4, 256))
+    with pytest.raises(ValueError, match="at most 512 tokens, not 600"):
+        splash.splash(*jnp.zeros((3, 1, 600, 1, 8)), *jnp.ones((2, 1, 600), int), interpret=True)
+
+
+def test_the_last_key_of_the_longest_row_can_be_named() -> None:
+    lo = jnp.full((1, splash.LONGEST), splash.LONGEST - 3)
+    table, _ = splash.block_tables(lo, lo + 3, 512)
+    code = jnp.asarray(table.q_sequence)[-1]
+    keys = jnp.array([0, splash.LONGEST - 4, splash.LONGEST - 3, splash.LONGEST - 1])
+    np.testing.assert_array_equal(splash._sees(code, keys), [False, False, True, True])
+
+
+def test_block_tables_visit_what_is_needed_and_little_else() -> None:
+    lo, hi = random_trees(np.random.default_rng(3), 2, 2048)
+    along_keys, along_queries = splash.block_tables(jnp.asarray(lo), jnp.asarray(hi), 128)
+    mask = np.asarray(attention.interval_mask(jnp.asarray(lo), jnp.asarray(hi), 2048))
+    needed = mask.reshape(2, 16, 128, 16, 128).any((2, 4))
+    visited = np.asarray(along_keys.block_mask).reshape(2, 16, 16) > 0
+    assert (visited >= needed).all() and visited.sum() < 1.2 * needed.sum() < 0.3 * visited.size
+    ours = np.asarray(along_queries.block_mask).reshape(16, 2, 16) > 0
+    np.testing.assert_array_equal(ours, visited.transpose(1, 0, 2))
+    named = np.asarray(along_keys.data_next).reshape(2, 16, 16)
+    each = np.arange(2)[:, None, None] * 16 + np.arange(16)
+    np.testing.assert_array_equal(named[visited], np.broadcast_to(each, visited.shape)[visited])
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "kv"), [((2, 2, 2), 4, 2), ((1, 2, 4), 8, 2), ((2, 1, 4), 4, 3), ((1, 1, 8), 6, 2)]
+)
+def test_splash_over_a_mesh_is_dense_however_heads_divide(
+    shape: tuple[int, int, int], heads: int, kv: int
+) -> None:
+    if heads % kv:
+        heads = kv * 4  # 12 query heads over 4 devices, 3 key/value heads over none
+    random = np.random.default_rng(heads)
+    lo, hi = random_trees(random, 4, 256)
+    mesh = meshes.make_mesh(shape)
+    assert_like_dense(random_inputs(random, 4, 256, heads, kv, 8), lo, hi, mesh)
+
+
+def test_auto_is_dense_off_tpus_and_an_unknown_kind_is_refused() -> None:
+    lo, hi = jnp.zeros((1, 1024), int), jnp.arange(1, 1025)[None]
+    arrays = jnp.ones((3, 1, 1024, 1, 8))
+    text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
+    assert "1x1x1x1024x1024" in text
+    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, splash"):
+        attention.among_tokens("flash", lo, hi, None)

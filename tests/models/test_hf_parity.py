@@ -110,9 +110,9 @@ def test_gradients_equal_those_of_transformers(worker: reference.Worker, tmp_pat
     value, ours = jax.jit(jax.value_and_grad(loss))(params)
     assert abs(float(value) - theirs["loss"]) < 1e-5
     with safe_open(out, "np") as file:
-        assert set(file.keys()) == set(hf_names.expected(model))
-        for name in file.keys():
-            their = file.get_tensor(name)
+        gradients = {name: file.get_tensor(name) for name in hf_names.expected(model)}
+        assert set(gradients) == set(file.keys())
+        for name, their in gradients.items():
             our = hf._their_tensor(ours, model, name, np.dtype(np.float32))
             assert np.abs(our - their).max() <= 1e-3 * np.abs(their).max(), name
 
@@ -185,8 +185,7 @@ def test_what_we_export_transformers_loads(
     head = params["head"] if dtype == "float32" else params["head"].astype(dtype).astype("float32")
     np.testing.assert_array_equal(restored["head"], head)
     np.testing.assert_allclose(sequences.rewards(again.model, restored, texts), theirs, rtol=0, atol=1e-5)
-    written = {name for name in again.files}
-    assert written == set(hf_names.expected(again.model))
+    assert set(again.files) == set(hf_names.expected(again.model))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rewardscale.models import layers, reward
+from rewardscale.models import attention, layers, reward
 from tests import small
 from tests.models import plain
 
@@ -62,8 +62,8 @@ def test_compute_runs_in_the_inputs_type_and_parameters_stay_float32() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     block = layers.Block(small.MODEL)
     x = jnp.ones((1, 3, 16), jnp.bfloat16)
-    mask = jnp.tril(jnp.ones((1, 3, 3), bool))
+    attend = attention.at_queries(jnp.zeros((1, 3), int), jnp.arange(1, 4)[None], 3)
     assert (
-        block(x, layers.rotary(jnp.arange(3)[None], small.varied(small.MODEL, head_dim=4)), mask).dtype
+        block(x, layers.rotary(jnp.arange(3)[None], small.varied(small.MODEL, head_dim=4)), attend).dtype
         == jnp.bfloat16
     )

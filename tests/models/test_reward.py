@@ -114,25 +114,26 @@ def test_packed_and_shared_equal_one_response_a_row(name: str, pairs_view: Token
         np.testing.assert_allclose(ours[:, side], single, rtol=1e-5, atol=1e-5)
 
 
-def test_changing_one_comparison_moves_no_other_reward(pairs_view: TokenisedView) -> None:
-    config = MODELS["query-key norms, one key head"]
+@pytest.mark.parametrize("kind", ["dense", "splash"])
+def test_changing_one_comparison_moves_no_other_reward(kind: str, pairs_view: TokenisedView) -> None:
+    config, options = MODELS["query-key norms, one key head"], reward.Options(attention=kind)
     params, trees = random_params(config), random_pairs(pairs_view, 40)
     batch, row, slot = small.pack(pairs_view, trees)
-    before = pair_rewards(config, params, (batch, row, slot))
+    before = pair_rewards(config, params, (batch, row, slot), options)
     random = np.random.default_rng(0)
     for changed in range(0, 40, 3):
         segments = batch["segments"][row[changed], slot[changed]]
         first, last = segments[0, 0], segments[2].sum()
         tokens = batch["tokens"].copy()
         tokens[row[changed], first:last] = random.integers(3, 43, last - first)
-        after = pair_rewards(config, params, (batch | {"tokens": tokens}, row, slot))
+        after = pair_rewards(config, params, (batch | {"tokens": tokens}, row, slot), options)
         others = np.arange(40) != changed
         np.testing.assert_array_equal(after[others], before[others])
         assert (after[changed] != before[changed]).all()
         # a prompt token moves both rewards, a token of one response only its own
         tokens = batch["tokens"].copy()
         tokens[row[changed], first] = (tokens[row[changed], first] - 2) % 40 + 3  # the left response's last
-        after = pair_rewards(config, params, (batch | {"tokens": tokens}, row, slot))
+        after = pair_rewards(config, params, (batch | {"tokens": tokens}, row, slot), options)
         assert after[changed, 0] != before[changed, 0] and after[changed, 1] == before[changed, 1]
 
 
@@ -173,6 +174,7 @@ OPTIONS = {
     "remat but attention": reward.Options(remat="attention"),
     "remat, loop": reward.Options(remat="full", scan=False),
     "all tokens in the last layer": reward.Options(prune=False),
+    "splash attention, remat": reward.Options(attention="splash", remat="full"),
 }
 
 

@@ -1,0 +1,110 @@
+"""Trains one reward model on files of pairs: a Hugging Face checkpoint in, a Hugging Face checkpoint out.
+
+    python -m rewardscale.train --config=train.py --config.model=DIR --config.data=pairs.jsonl
+    python -m rewardscale.train --config=train.py:lora --config.model=DIR --config.data=a.jsonl.gz,b.parquet \\
+        --config.validation=held_out.jsonl --workdir=runs/mine
+    python -m rewardscale.train --config=train.py --config.model=d6 --config.tokenizer=DIR --config.data=...
+
+A line of a file is {"prompt": "...", "chosen": "...", "rejected": "..."}; the answers, and the prompt, may be lists of
+chat messages as in public preference sets. A model that has a reward head keeps it and its conventions; a language
+model gets a fresh head. Any value of the config can be overridden, and a wrong key is answered with the nearest right
+one: --config.recipe.learning_rate=1e-5 --config.runtime.mesh=2,2,2.
+
+Everything lands in --workdir (default runs/<name>); the trained model in its folder model/, ready for
+AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it whenever you like; the same
+command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from rewardscale.config import ConfigError, TrainConfig
+from rewardscale.data.comparison import DataError
+from rewardscale.sweeps import configfile
+
+if TYPE_CHECKING:
+    from rewardscale.training.finetune import Outcome
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses flags, trains, reports. Returns the exit code."""
+    options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _train(options, overrides)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; nothing written so far is lost", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rewardscale.training import finetune
+    from rewardscale.training.checkpoint import Interrupted
+
+    config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
+    workdir = options.workdir or Path("runs") / config.name
+    bars: dict[str, tqdm] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        unit = " steps" if what == "training" else " rows"
+        bar = bars.setdefault(what, tqdm(total=total, desc=what, unit=unit, delay=0.5))
+        bar.update(done - bar.n)
+
+    try:
+        outcome = finetune.finetune(config, workdir, progress=progress)
+    except Interrupted as reason:
+        print(f"{reason}; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    finally:
+        for bar in bars.values():
+            bar.close()
+    print(closing(outcome, workdir))
+    return 0
+
+
+def closing(outcome: "Outcome", workdir: Path) -> str:
+    """Counts that add up, scores, and the model's path last."""
+    record, kept = outcome.record, outcome.read - outcome.refused
+    lines = [f"{outcome.read:,} items read: {kept:,} pairs, {outcome.refused:,} refused"]
+    if outcome.refused:
+        lines[0] += f" (reasons: {workdir / 'data' / 'refused.jsonl'})"
+    lines.append(
+        f"{record['pairs_seen']:,} pairs trained on in {record['steps']:,} steps "
+        f"({record['dropped_too_long']:,} too long "
+        f"and left out, {record['truncated']:,} truncated), {record['tokens_per_second']:,.0f} tokens/s"
+    )
+    if outcome.validation:
+        seen = outcome.validation
+        lines.append(
+            f"validation: {seen['pairs']:,} pairs, accuracy {seen['accuracy']:.4f}, log-loss {seen['loss']:.4f} nats"
+        )
+    lines.append(f"model   {outcome.directory}")
+    return "\n".join(lines)
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewardscale.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "--config",
+        default="train.py",
+        metavar="FILE[:VARIANT]",
+        help="a config file; a bare name is looked for in configs/",
+    )
+    parser.add_argument("--workdir", type=Path, help="folder for everything (default: runs/<config.name>)")
+    return configfile.parse_arguments(parser, arguments, example="--config.recipe.learning_rate=1e-5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
