@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.data.records import parse_item
 from rewardscale.data.rows import TokenTable
-from rewardscale.evaluation.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.shapes import deal, make_ladder, trees_that_fit
 from tests import scoring_small

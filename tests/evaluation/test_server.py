@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 
 from rewardscale.config import ConfigError
+from rewardscale.data.records import parse_item
 from rewardscale.evaluation.protocols import RequestError, numbers
-from rewardscale.evaluation.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.server import make_app
 from rewardscale.evaluation.service import Limits, Service
