@@ -9,6 +9,7 @@ line; client and server share the machine.
 
 import argparse
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def batches(url: str) -> tuple[float, float]:
     return float(count[1]), float(total[1])
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of all threads of a process (Linux); neighbours on the machine change them less than the clock's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(model: Path, mode: str, requests: int, seconds: float) -> None:
     """Prints a line for each number of clients."""
     command = [sys.executable, "-m", "rewardscale.serve", f"--model={model}", "--port=0", *MODES[mode]]
@@ -81,13 +88,14 @@ def measure(model: Path, mode: str, requests: int, seconds: float) -> None:
             for clients in CLIENTS:
                 some = items[: max(20, requests * clients // CLIENTS[-1])]
                 asyncio.run(load(url, some[:10], clients, seconds))
-                before = batches(url)
+                before, spent = batches(url), cpu_seconds(server.pid)
                 latencies, took, rewards = asyncio.run(load(url, some, clients, seconds))
+                each = (cpu_seconds(server.pid) - spent) / len(latencies) * 1e3
                 count, total = np.subtract(batches(url), before)
                 p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
                 print(
                     f"| {mode} | {clients} | {len(latencies)} | {p50:,.0f} | {p99:,.0f} | {len(latencies) / took:,.0f} "
-                    f"| {rewards / took:,.0f} | {total / count:.1f} |",
+                    f"| {rewards / took:,.0f} | {total / count:.1f} | {each:,.0f} |",
                     flush=True,
                 )
         finally:
@@ -110,9 +118,10 @@ def main() -> None:
             Path(folder) / "model", width=options.width, layers=4
         )
         print(
-            "| batching | clients | requests | p50, ms | p99, ms | requests/s | rewards/s | requests a batch |"
+            "| batching | clients | requests | p50, ms | p99, ms | requests/s | rewards/s | requests a batch "
+            "| server CPU a request, ms |"
         )
-        print("|---" * 8 + "|")
+        print("|---" * 9 + "|")
         for mode in MODES:
             measure(model, mode, options.requests, options.seconds)
 
