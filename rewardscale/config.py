@@ -108,7 +108,7 @@ class ModelConfig:
       rope_theta: base of the rotary frequencies. qk_norm: RMS-normalise queries and keys (Qwen3).
       rope_scaling: how frequencies are stretched, if they are (Llama 3.1 and 3.2).
       embedding_sd, head_sd: standard deviations at initialisation (head_sd 0: rewards start at 0).
-      lora: adapters beside its kernels. No preset has any: models/lora.py adds what a recipe asks for.
+      lora: adapters beside its kernels. No preset has any: `Recipe.adapt` adds them.
     """
 
     vocab_size: int = 0
@@ -265,10 +265,11 @@ class Recipe:
         """The types of what training keeps."""
         return Storage(self.parameters, self.moments, self.gradients)
 
-    @property
-    def lora(self) -> Lora | None:
-        """The adapters asked for."""
-        return Lora(self.lora_rank, self.lora_alpha, self.lora_targets) if self.lora_rank else None
+    def adapt(self, model: ModelConfig) -> ModelConfig:
+        """The model as it is trained: with the adapters asked for, or as it is."""
+        if not self.lora_rank:
+            return model
+        return dataclasses.replace(model, lora=Lora(self.lora_rank, self.lora_alpha, self.lora_targets))
 
     def batch_size(self, pairs: int) -> int:
         """Pairs a step for a subset of `pairs` pairs."""
@@ -561,7 +562,7 @@ class TrainConfig:
       model: where training starts: a Hugging Face folder, a hub id with `revision` (its commit), or a preset's name
         with random weights ("d6", "qwen3-0.6b"). A reward model keeps its head, a language model gets a fresh one.
       tokenizer: a Hugging Face folder; by default the model's. pad_token: a special token of it, if it names none.
-      data, validation: files of pairs, jsonl (also .gz) or parquet (training/pairs_files.py).
+      data, validation: files of pairs, jsonl (also .gz) or parquet (data/sources/pairs.py).
       fresh_head: draw a new head although the model has one.
       export_dtype: of the weights written at the end, "float32" or "bfloat16".
       seed: of the order, the head and the adapters.

@@ -1,27 +1,49 @@
-"""Parameters and floating-point operations of a reward model: pure arithmetic, no accelerator.
+"""Parameters, floating-point operations and bytes of a reward model: pure arithmetic, no accelerator.
 
 Conventions: a multiply-add is 2 operations; a training step costs 3 forward passes (forward,
-gradient of inputs, gradient of weights); the embedding look-up costs nothing; attention is counted
-over the keys that a token may see (causal halving), per tree: response tokens see the prompt and
-their own response, never the other response.
+gradient of inputs, gradient of weights), of frozen kernels 2; the embedding look-up costs nothing; attention
+is counted over the keys that a token may see (causal halving), per tree: response tokens see the prompt and
+their own response, never the other response. Nothing is taken off for what the last layer leaves out.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import ModelConfig, Storage
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def kernel_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of a layer's kernels by name (config.KERNELS)."""
+    width, queries, keys = model.width, model.heads * model.head_dim, model.kv_heads * model.head_dim
+    attention = {"q": (width, queries), "k": (width, keys), "v": (width, keys), "o": (queries, width)}
+    mlp = {"gate": (width, model.mlp_width), "up": (width, model.mlp_width), "down": (model.mlp_width, width)}
+    return attention | mlp
+
+
+def _kernel_parameters(model: ModelConfig) -> int:
+    return sum(into * out for into, out in kernel_shapes(model).values())
 
 
 def layer_parameters(model: ModelConfig) -> int:
-    """Parameters of one decoder layer, norms included."""
-    attention = model.width * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
-    norms = 2 * model.width + (2 * model.head_dim if model.qk_norm else 0)
-    return attention + 3 * model.width * model.mlp_width + norms
+    """Parameters of one decoder layer, norms included, adapters not."""
+    return _kernel_parameters(model) + 2 * model.width + (2 * model.head_dim if model.qk_norm else 0)
+
+
+def adapter_parameters(model: ModelConfig) -> int:
+    """Parameters of the adapters of all layers."""
+    if model.lora is None:
+        return 0
+    shapes = kernel_shapes(model)
+    return model.layers * model.lora.rank * sum(sum(shapes[name]) for name in model.lora.targets)
 
 
 def parameters(model: ModelConfig, *, embeddings: bool) -> int:
     """Parameters of the reward model (layers, final norm, head), with or without the embedding table.
 
-    The table is counted with the `vocab_size` rows that can be used, not with its padding.
+    The table is counted with the `vocab_size` rows that can be used, not with its padding; adapters are not counted:
+    they are merged in the end.
     """
     trunk = model.layers * layer_parameters(model) + 2 * model.width
     return trunk + (model.vocab_size * model.width if embeddings else 0)
@@ -29,10 +51,9 @@ def parameters(model: ModelConfig, *, embeddings: bool) -> int:
 
 def forward_flops(model: ModelConfig, *, tokens: float, keys: float) -> float:
     """Operations of one forward pass over `tokens` tokens that see `keys` (token, key) pairs in all."""
-    norms = 2 * model.width + (2 * model.head_dim if model.qk_norm else 0)
-    matmul = 2.0 * (layer_parameters(model) - norms) * tokens
+    matmul = 2.0 * _kernel_parameters(model) * tokens
     attention = 4.0 * model.heads * model.head_dim * keys
-    return model.layers * (matmul + attention)
+    return model.layers * (matmul + attention) + 2.0 * adapter_parameters(model) * tokens
 
 
 def tree_keys(prompt: Any, *responses: Any) -> Any:
@@ -41,6 +62,45 @@ def tree_keys(prompt: Any, *responses: Any) -> Any:
     return total + sum(r * prompt + r * (r + 1) / 2 for r in responses)
 
 
+def comparison_flops(
+    model: ModelConfig, prompt: int, responses: Sequence[int], *, shared: bool = True
+) -> float:
+    """Operations of scoring one comparison: a prompt and its responses, all in tokens.
+
+    The prompt is computed once, or once a response if it is not `shared`.
+    """
+    if shared:
+        tokens, keys = prompt + sum(responses), tree_keys(prompt, *responses)
+    else:
+        tokens, keys = sum(prompt + r for r in responses), sum(tree_keys(prompt, r) for r in responses)
+    return forward_flops(model, tokens=tokens, keys=keys)
+
+
 def training_flops(model: ModelConfig, *, tokens: float, keys: float) -> float:
     """Operations of forward and backward passes over trees of `tokens` tokens and `keys` (token, key) pairs."""
-    return 3.0 * forward_flops(model, tokens=tokens, keys=keys)
+    forward = forward_flops(model, tokens=tokens, keys=keys)
+    if model.lora is None:
+        return 3.0 * forward
+    return (
+        3.0 * forward - 2.0 * model.layers * _kernel_parameters(model) * tokens
+    )  # no gradient of frozen kernels
+
+
+def state_bytes(model: ModelConfig, storage: Storage) -> dict[str, int]:
+    """Bytes of what training keeps, all devices together, by kind; padding of the vocabulary included.
+
+    "parameters" (adapters too), "master" (float32 copies of trained parameters that are stored in bfloat16),
+    "moments" (two a trained parameter), "gradients" (their sum; the gradient of the microbatch that is being added
+    comes on top while a step runs). The first three are what a checkpoint holds.
+    """
+    matrices = model.padded_vocab_size * model.width + model.layers * _kernel_parameters(model)
+    whole = parameters(model, embeddings=False) + model.padded_vocab_size * model.width
+    adapters = adapter_parameters(model)
+    trained = adapters + model.width if model.lora else whole
+    narrow = storage.parameters != "float32"
+    return {
+        "parameters": matrices * _BYTES[storage.parameters] + 4 * (whole - matrices + adapters),
+        "master": 4 * trained if narrow and model.lora is None else 0,
+        "moments": 2 * trained * _BYTES[storage.moments],
+        "gradients": trained * _BYTES[storage.gradients],
+    }

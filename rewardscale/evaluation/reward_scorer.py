@@ -21,7 +21,7 @@ from rewardscale.config import ConfigError, ModelConfig
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.chat import ChatTokenizer, EncodedComparison, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
-from rewardscale.evaluation.records import Item
+from rewardscale.data.records import Item
 from rewardscale.evaluation.shapes import Ladder, Microbatch, Shape, deal, make_ladder, trees_that_fit
 from rewardscale.mesh import BATCH_AXES, make_mesh
 from rewardscale.models import hf, reward
@@ -222,12 +222,18 @@ class RewardScorer:
     ) -> list[np.ndarray]:
         """Rewards float32 [responses] of each item, in the order given; not finite where the model says so.
 
-        `done` is told the number of tokens of each finished microbatch.
+        `done` is told the number of tokens of each finished microbatch. The same response twice in one item is
+        computed once: its rewards are exactly equal, which rounding would not make them at two places of a row.
         """
-        out = [np.full(len(item.encoded.responses), np.nan, np.float32) for item in items]
         if not items:
-            return out
-        table = tree_rows.TokenTable.of([[item.encoded.prompt, *item.encoded.responses] for item in items])
+            return []
+        # response -> its place among the different ones
+        places = [{response: k for k, response in enumerate(dict.fromkeys(map(tuple, item.encoded.responses)))}
+                  for item in items]  # fmt: skip
+        out = [np.full(len(place), np.nan, np.float32) for place in places]
+        table = tree_rows.TokenTable.of(
+            [[item.encoded.prompt, *place] for item, place in zip(items, places, strict=True)]
+        )
         skip = np.array([item.skip for item in items], np.int64)
         trees, sizes = trees_that_fit(table, skip, self.ladder.longest)
         waiting: collections.deque[tuple[Microbatch, tuple[jax.Array, jax.Array]]] = collections.deque()
@@ -237,7 +243,10 @@ class RewardScorer:
                 _collect(*waiting.popleft(), trees, sizes, out, done)
         while waiting:
             _collect(*waiting.popleft(), trees, sizes, out, done)
-        return out
+        return [
+            values[[place[tuple(response)] for response in item.encoded.responses]]
+            for item, place, values in zip(items, places, out, strict=True)
+        ]
 
     def warm_up(self) -> Iterable[Shape]:
         """Compiles the program of each shape, the largest first; yields each shape when it is ready."""

@@ -4,22 +4,17 @@ Only adapters and the head train; embedding, kernels and norms stay as they were
 A tree with adapters belongs to a ModelConfig with `lora`, the merged tree to the same one without.
 """
 
-import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rewardscale.config import KERNELS, Lora, ModelConfig
+from rewardscale.config import KERNELS, ModelConfig
 from rewardscale.models import reward
 
 FACTORS = tuple(f"{name}_{factor}" for name in KERNELS for factor in "ab")
-
-
-def adapted(model: ModelConfig, lora: Lora | None) -> ModelConfig:
-    """`model` with the adapters that a recipe asks for (`Recipe.lora`; None: as it is)."""
-    return model if lora is None else dataclasses.replace(model, lora=lora)
 
 
 def add(model: ModelConfig, params: Mapping[str, Any], seed: Sequence[int]) -> reward.Params:
@@ -46,28 +41,34 @@ def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> reward.Params:
     return out
 
 
-def merge(model: ModelConfig, params: Mapping[str, Any]) -> reward.Params:
+def merge(model: ModelConfig, params: Mapping[str, Any], *, donate: bool = False) -> reward.Params:
     """Kernels plus scale A B, summed in float32 and rounded to the kernels' type; the tree has no adapters left.
 
-    Takes host or device arrays; compile it (`jax.jit`) for sharded ones.
+    Arrays keep their shardings. With `donate` the kernels' device arrays are used up one by one, so that memory never
+    holds all of them twice.
     """
     if model.lora is None:
         return dict(params)
     out = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
-            out[name] = merge(model, value)
+            out[name] = merge(model, value, donate=donate)
         elif f"{name}_a" in params:
-            out[name] = _merged(value, params[f"{name}_a"], params[f"{name}_b"], model.lora.scale)
+            function = jax.jit(
+                functools.partial(_merged, model.lora.scale),
+                out_shardings=value.sharding if isinstance(value, jax.Array) else None,
+                donate_argnums=0 if donate else (),
+            )
+            out[name] = function(value, params[f"{name}_a"], params[f"{name}_b"])
         elif name not in FACTORS:
             out[name] = value
     return out
 
 
-def _merged(kernel: Any, a: Any, b: Any, scale: float) -> Any:
+def _merged(scale: float, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """kernel [L, *in, *out] + scale A [L, *in, r] B [L, r, *out], a layer at a time."""
 
-    def one(layer: tuple[Any, Any, Any]) -> Any:
+    def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         kernel, a, b = layer
         product = jnp.tensordot(a, b, axes=1, precision="highest")
         return (kernel.astype(jnp.float32) + scale * product).astype(kernel.dtype)

@@ -124,7 +124,6 @@ def init(config: ModelConfig, seed: Sequence[int], *, part: Params | None = None
     Each is drawn by a generator of its own, seeded by `seed` and the parameter's path: the same on every
     platform and JAX version, and nothing has to be compiled.
     """
-
     _, state = _declared(config)
     spread = {path: variable.get_metadata("sd") for path, variable in nnx.to_flat_state(state)}
 
@@ -216,14 +215,12 @@ def rewards(
 def embed(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> jax.Array:
     """Rows of the table [V, D] at `tokens` [R, T] in the compute type: [R, T, D].
 
-    Over several devices the table's width is gathered first: left to itself XLA looks up parts of rows, and from those
-    finds no way to whole rows dealt over the devices but to gather everything everywhere. The gradient is summed in
-    float32: a frequent token's many parts would stop adding up in bfloat16.
+    Where the table's width is split over "fsdp", each device looks up its part of the width for the rows of all, and
+    the parts are exchanged (all-to-all): no device ever holds the whole table, nor its gradient. That gradient is
+    summed in float32: a frequent token's many parts would stop adding up in bfloat16.
     """
-    if mesh is None or mesh.size == 1:
-        return table[tokens].astype(dtype)
-    whole = fitted(mesh, P("tensor", None), table.shape)
-    return jax.lax.with_sharding_constraint(table.astype(dtype), whole)[tokens]
+    gathered, parts = _exchange(mesh, table.shape)
+    return parts(table[gathered(tokens)].astype(dtype))
 
 
 def _embed_forward(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh | None) -> Any:
@@ -231,11 +228,25 @@ def _embed_forward(table: jax.Array, tokens: jax.Array, dtype: str, mesh: Mesh |
 
 
 def _embed_backward(dtype: str, mesh: Mesh | None, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, None]:
-    del dtype, mesh
+    del dtype
     tokens, like = kept  # `like`: the table's rows and type
     table = jax.ShapeDtypeStruct((like.shape[0], cotangent.shape[-1]), jnp.float32)
-    (summed,) = jax.linear_transpose(lambda t: t[tokens], table)(cotangent.astype(jnp.float32))
+    gathered, parts = _exchange(mesh, table.shape)
+    tokens = gathered(tokens)
+    (summed,) = jax.linear_transpose(lambda t: t[tokens], table)(parts(cotangent).astype(jnp.float32))
     return summed.astype(like.dtype), None
+
+
+def _exchange(mesh: Mesh | None, shape: Sequence[int]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Placements of tokens [R, T] and vectors [R, T, D] while each device sees to its part of the table's width."""
+    width = None if mesh is None or mesh.size == 1 else fitted(mesh, Specs().embedding, shape).spec[1]
+    if mesh is None or width is None:
+        return (lambda x: x), (lambda x: x)
+    rows, parts = NamedSharding(mesh, P("data")), NamedSharding(mesh, P("data", None, width))
+    return (
+        lambda tokens: jax.lax.with_sharding_constraint(tokens, rows),
+        lambda vectors: jax.lax.with_sharding_constraint(vectors, parts),
+    )
 
 
 embed.defvjp(_embed_forward, _embed_backward)

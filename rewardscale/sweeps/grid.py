@@ -130,7 +130,7 @@ def _cell(run: RunConfig, chosen: Subset, distinct: int, sizes: _Sizes | None) -
         epochs = run.recipe.positions(run.pairs) / run.pairs
         tokens = round(float(sizes.tokens[chosen.rows].sum()) * epochs)
         keys = float(sizes.keys[chosen.rows].sum()) * epochs
-        operations = flops.training_flops(run.model, tokens=tokens, keys=keys)
+        operations = flops.training_flops(run.recipe.adapt(run.model), tokens=tokens, keys=keys)
     return Cell(run, chosen.raw_pairs, chosen.cost, distinct, tokens, operations)
 
 

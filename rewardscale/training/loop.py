@@ -9,7 +9,6 @@ Resume rules, in order:
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import time
 from collections.abc import Callable, Generator
@@ -75,7 +74,7 @@ def train(
     plan, block_steps = data.plan, runtime.steps_per_dispatch
     mesh.check_rows(device_mesh, plan.rows_per_microbatch)
     options = forward_options(run.recipe.dtype, runtime)
-    model = lora.adapted(run.model, run.recipe.lora)
+    model = run.recipe.adapt(run.model)
     step = make_step(model, options, device_mesh, run.recipe.storage)
     sizes = pipeline.capacity(
         data.lengths,
@@ -134,7 +133,7 @@ def train(
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
         checkpoints.save(plan.steps, state)
-    return Trained(params=_merged(model, device_mesh, state["params"]), record=meter.summary(start))
+    return Trained(params=lora.merge(model, state["params"], donate=True), record=meter.summary(start))
 
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:
@@ -156,7 +155,7 @@ def restore_or_init(
     restored = checkpoints.restore(step.abstract)
     if restored is not None:
         return restored
-    model, seed = lora.adapted(run.model, run.recipe.lora), (run.seed, run.draw)
+    model, seed = run.recipe.adapt(run.model), (run.seed, run.draw)
     if initial is None:
         return step.init(reward.init(model, seed))
     params = initial() if callable(initial) else initial
@@ -175,15 +174,6 @@ def _check_shapes(params: reward.Params, wanted: reward.Params) -> None:
                 f"the parameters to start from do not fit the run's model: {name} has shape "
                 f"{found.get(name, 'none')}, the model needs {needed.get(name, 'none')}"
             )
-
-
-def _merged(model: ModelConfig, device_mesh: Mesh, params: reward.Params) -> reward.Params:
-    """The plain model's parameters; donates `params` if there is anything to merge."""
-    if model.lora is None:
-        return params
-    merge = functools.partial(lora.merge, model)
-    placed = reward.shardings(device_mesh, jax.eval_shape(merge, params))
-    return jax.jit(merge, out_shardings=placed, donate_argnums=0)(params)
 
 
 def write_model_info(path: Path, params: reward.Params) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.data.records import parse_item
 from rewardscale.data.rows import TokenTable
-from rewardscale.evaluation.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.shapes import deal, make_ladder, trees_that_fit
 from tests import scoring_small
@@ -150,6 +150,16 @@ def test_a_bad_item_leaves_its_neighbours(scorer: RewardScorer) -> None:
     found = scorer.prepare([parse_item(one) for one in (good, *bad, good)])
     assert [isinstance(one, DataError) for one in found] == [False, True, True, True, True, False]
     np.testing.assert_allclose(*scorer.score([found[0], found[-1]]), atol=1e-5)  # type: ignore[list-item]
+
+
+def test_the_same_response_twice_has_exactly_the_same_reward(scorer: RewardScorer) -> None:
+    item = parse_item(
+        {"prompt": "tea", "responses": ["coffee wakes", "tea calms", "coffee wakes", "tea calms"]}
+    )
+    (found,) = scorer.prepare([item])
+    assert isinstance(found, Prepared)
+    a, b, c, d = scorer.score([found])[0]
+    assert a == c and b == d and a != b
 
 
 def test_nothing_to_score(scorer: RewardScorer) -> None:

@@ -52,6 +52,7 @@ def train(
     *,
     device_mesh: Mesh | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    initial: Any = None,
     **runtime: Any,
 ) -> loop.Trained:
     """loop.train with RUNTIME, changed by `runtime`."""
@@ -62,6 +63,7 @@ def train(
         device_mesh or one_device(),
         directory,
         on_progress=on_progress,
+        initial=initial,
     )
 
 
