@@ -288,6 +288,8 @@ class Recipe:
 
 # Names of what a layer keeps for its backward pass (models/reward.py).
 REMAT = ("none", "dots", "attention", "full")
+# How attention is computed (models/attention.py).
+ATTENTION = ("auto", "dense", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +304,8 @@ class Runtime:
       scan_layers: lax.scan over layers (quick compiles) or an unrolled loop (faster on CPUs).
       remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
         "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
+      attention: "dense" holds all scores, "splash" is TPU kernels that hold none and skip what no token sees; "auto"
+        is splash on TPUs, for rows of 512 tokens or more.
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
@@ -313,6 +317,7 @@ class Runtime:
     data_workers: int = 0
     scan_layers: bool = True
     remat: str = "none"
+    attention: str = "auto"
     checkpoint_seconds: float = 30.0
     checkpoints_kept: int = 1
     workers: int = 0
@@ -323,6 +328,7 @@ class Runtime:
                 f"runtime.mesh={self.mesh}: three sizes (data, fsdp, tensor), at most one of them -1"
             )
         _choice("runtime.remat", self.remat, REMAT)
+        _choice("runtime.attention", self.attention, ATTENTION)
         _positive("runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept")
 
 
