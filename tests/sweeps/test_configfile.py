@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewardscale.config import ConfigError, TrainConfig, Grid, SweepConfig, to_mapping
+from rewardscale.config import ConfigError, Grid, SweepConfig, TrainConfig, to_mapping
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.configfile import from_mapping
 
