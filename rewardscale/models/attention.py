@@ -9,25 +9,22 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.config import ConfigError
 from rewardscale.mesh import BATCH_AXES
 from rewardscale.models import splash
 
-KINDS = ("auto", "dense", "splash")
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [R, Q, H, d], k, v [R, T, K, d] -> like q
 
 
 def among_tokens(kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None) -> Attend:
-    """Attention of every token of a row over its interval of that row; lo, hi [R, T].
+    """Attention of every token of a row over its interval of that row; lo, hi [R, T]; `kind` one of config.ATTENTION.
 
     "dense" builds all scores, [R, H, T, T]. "splash" runs TPU kernels that skip blocks of keys and never hold
     scores (off TPUs they are interpreted: right, and slow). "auto" is splash on TPUs for rows of 512 tokens or more.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"attention={kind!r} must be one of {', '.join(KINDS)}")
     on_tpu = (mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()) == "tpu"
     if kind == "dense" or (kind == "auto" and not (on_tpu and 512 <= lo.shape[1] <= splash.LONGEST)):
         return at_queries(lo, hi, lo.shape[1])
@@ -38,7 +35,7 @@ def among_tokens(kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None) -> 
 def at_queries(lo: jax.Array, hi: jax.Array, keys: int) -> Attend:
     """Dense attention of some queries, whose intervals are lo, hi [R, Q], over `keys` tokens."""
     mask = interval_mask(lo, hi, keys)
-    return lambda q, k, v: dense(q, k, v, mask)
+    return lambda q, k, v: checkpoint_name(dense(q, k, v, mask), splash.SAVED)
 
 
 def over_mesh(

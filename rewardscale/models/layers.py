@@ -9,7 +9,6 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from rewardscale.config import ModelConfig, RopeScaling
 from rewardscale.models.attention import Attend
@@ -109,7 +108,6 @@ class Attention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out = attend(rotate(q, at_turn), rotate(k, turn), v)
-        out = checkpoint_name(out, "attention")  # what remat="attention" saves
         wide = jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
         return adapted(wide, out, self.o_a, self.o_b, self.lora_scale)
 

@@ -24,7 +24,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.config import KERNELS, REMAT, ConfigError, ModelConfig
+from rewardscale.config import ATTENTION, KERNELS, REMAT, ConfigError, ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted
 from rewardscale.models.attention import Attend, among_tokens, at_queries
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
@@ -52,6 +52,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
             raise ConfigError(f"remat={self.remat!r} must be one of {', '.join(REMAT)}")
+        if self.attention not in ATTENTION:
+            raise ConfigError(f"attention={self.attention!r} must be one of {', '.join(ATTENTION)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +174,26 @@ def constrain_rows(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array]:
     return lambda x: jax.lax.with_sharding_constraint(x, rows)
 
 
+def pin_parameters(mesh: Mesh | None, specs: Specs | None = None) -> Callable[[Block], Block]:
+    """Keeps one layer's parameters, and so their gradients, split as `shardings` says.
+
+    Without it XLA may sum a layer's gradients whole on every device and split them after the last layer, when
+    the gradients of the whole model have been on every device.
+    """
+    if mesh is None or mesh.size == 1:
+        return lambda block: block
+    spec = specs or Specs()
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = next(
+            str(n) for n in (getattr(k, "name", None) or k.key for k in path) if hasattr(spec, str(n))
+        )
+        of_layer = P(*getattr(spec, name)[1:])  # without the stacked layers' axis
+        return jax.lax.with_sharding_constraint(leaf, fitted(mesh, of_layer, leaf.shape))
+
+    return lambda block: jax.tree_util.tree_map_with_path(one, block)
+
+
 def rewards(
     config: ModelConfig,
     params: Params,
@@ -198,13 +220,14 @@ def rewards(
     turn = rotary(batch["positions"], config)
     attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
     body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
-    x = run_blocks(body, x, turn, attend, options, keep)
+    pin = pin_parameters(mesh)
+    x = run_blocks(body, x, turn, attend, options, keep, pin)
     if last is None:
         x = take_tokens(x, index)
     else:
         index_turn = rotary(pick(batch["positions"]), config)
         index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
-        x = last.at(x, turn, index_attend, index, index_turn)
+        x = pin(last).at(x, turn, index_attend, index, index_turn)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))
     left, right = jnp.split(out, 2, -1)
@@ -264,11 +287,12 @@ def run_blocks(
     attend: Attend,
     options: Options,
     keep: Callable[[jax.Array], jax.Array],
+    pin: Callable[[Block], Block],
 ) -> jax.Array:
-    """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding."""
+    """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding, `pin` theirs."""
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-        return keep(block(x, turn, attend)), None
+        return keep(pin(block)(x, turn, attend)), None
 
     step = body
     if options.remat != "none":

@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info
 LONGEST = 1 << 16  # tokens a call: an interval's two ends share one 32-bit integer
 LANES = 128  # blocks are multiples of a TPU register's width
 _LARGEST_BLOCK = 512
-SAVED = "attention"  # name of the kernel's outputs for a checkpoint policy
+SAVED = "attention"  # name of what attention returns, for checkpoint policies
 
 
 def splash(
@@ -69,7 +69,9 @@ def _rows(
         interpret=interpret,
     )  # fmt: skip
     by_head = (x.reshape(rows * length, *x.shape[2:]).swapaxes(0, 1) for x in (q, k, v))
-    return kernel(*by_head).swapaxes(0, 1).reshape(q.shape)
+    out = kernel(*by_head)
+    assert isinstance(out, jax.Array)  # and not a pair with residuals
+    return out.swapaxes(0, 1).reshape(q.shape)
 
 
 def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> tuple[MaskInfo, MaskInfo]:

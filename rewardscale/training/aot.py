@@ -1,9 +1,10 @@
 """Compiling the training step for accelerators that are not there.
 
 libtpu holds the real TPU compiler and needs no TPU: `compile_step` lowers the very step that `loop.train`
-runs, `compile_scoring` the function of evaluation/scorer.py, with abstract arrays on the devices of a described topology ("v5e:4x4", "v5p:4x4x4"), and reports the
-bytes a chip that XLA planned. Nothing is run, so no speed follows from it. On a machine without TPUs set
-TPU_SKIP_MDS_QUERY=1 and TPU_WORKER_HOSTNAMES=localhost before libtpu loads, or it asks the network who it is.
+runs, `compile_scoring` the function of evaluation/scorer.py, with abstract arrays on the devices of a described
+topology ("v5e:4x4", "v5p:4x4x4"), and report the bytes a chip that XLA planned. Nothing is run, so no speed follows
+from it. On a machine without TPUs set TPU_SKIP_MDS_QUERY=1 and TPU_WORKER_HOSTNAMES=localhost before libtpu loads, or
+it asks the network who it is.
 """
 
 import dataclasses
@@ -18,11 +19,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rewardscale import mesh as meshes
-from rewardscale.config import ModelConfig, Recipe
+from rewardscale.config import ModelConfig, Recipe, Storage
 from rewardscale.evaluation import scorer
 from rewardscale.models import reward
 from rewardscale.training.optimizer import hyperparameters
-from rewardscale.training.step import block_shardings, make_step
+from rewardscale.training.step import DEFAULT_STORAGE, block_shardings, make_step
 
 SCORED = ("tokens", "positions", "lo", "hi", "left_at", "right_at", "segments")  # what data/rows.py assembles
 
@@ -71,19 +72,25 @@ def compile_step(
     *,
     mesh_shape: Sequence[int],
     size: BlockSize,
+    storage: Storage = DEFAULT_STORAGE,
+    effort: str = "",
     platform: str = "tpu",
 ) -> Compiled:
     """Compiles the training step of `model` for `topology`, e.g. "v5e:4x4", sharded over `mesh_shape`.
+
+    `effort` is the compiler's optimisation level, "O0" to "O3"; its own default is "O2". O0 takes a tenth of the time.
 
     Raises ConfigError if the mesh does not fit the topology or the rows, RuntimeError without the compiler
     (libtpu) or for an unknown topology.
     """
     mesh = topology_mesh(topology, mesh_shape, platform)
     meshes.check_rows(mesh, size.rows)
-    step = make_step(model, options, mesh)
+    step = make_step(model, options, mesh, storage)
     scalars = {name: jax.ShapeDtypeStruct((), v.dtype) for name, v in hyperparameters(Recipe()).items()}
     count, rates = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((size.steps,), np.float32)
-    return _compiled(step.train, step.abstract, abstract_block(mesh, size), count, rates, scalars, mesh=mesh)
+    return _compiled(
+        step.train, step.abstract, abstract_block(mesh, size), count, rates, scalars, mesh=mesh, effort=effort
+    )
 
 
 def compile_scoring(
@@ -94,17 +101,18 @@ def compile_scoring(
     mesh_shape: Sequence[int],
     size: BlockSize,
     parameters: str = "bfloat16",
+    effort: str = "",
     platform: str = "tpu",
 ) -> Compiled:
-    """Compiles scoring with weights of dtype `parameters`; arguments and errors else as of `compile_step`.
+    """Compiles scoring with weights stored as type `parameters`; arguments and errors else as of `compile_step`.
 
     Of `size`, steps are not used.
     """
     mesh = topology_mesh(topology, mesh_shape, platform)
     meshes.check_rows(mesh, size.rows)
-    shapes = reward.abstract(model)
+    shapes = reward.abstract(model, parameters)
     params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, parameters, sharding=place),
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         reward.shardings(mesh, shapes),
     )
@@ -114,7 +122,7 @@ def compile_scoring(
         for name, leaf in abstract_block(mesh, size).items()
         if name in SCORED
     }
-    return _compiled(scorer.scoring_function(model, options, mesh), params, arrays, mesh=mesh)
+    return _compiled(scorer.scoring_function(model, options, mesh), params, arrays, mesh=mesh, effort=effort)
 
 
 def topology_mesh(topology: str, shape: Sequence[int], platform: str = "tpu") -> Mesh:
@@ -124,9 +132,10 @@ def topology_mesh(topology: str, shape: Sequence[int], platform: str = "tpu") ->
     )
 
 
-def _compiled(function: Any, *arguments: Any, mesh: Mesh) -> Compiled:
+def _compiled(function: Any, *arguments: Any, mesh: Mesh, effort: str) -> Compiled:
     started = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    flags = {"xla_optimization_level": f"EFFORT_{effort}"} if effort else None
+    compiled = function.lower(*arguments).compile(compiler_options=flags)
     seconds = time.perf_counter() - started
     memory: Any = compiled.memory_analysis()
     cost = compiled.cost_analysis()

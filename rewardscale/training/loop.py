@@ -138,7 +138,9 @@ def train(
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:
     """Forward-pass options of a run."""
-    return reward.Options(dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat)
+    return reward.Options(
+        dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat, attention=runtime.attention
+    )
 
 
 def restore_or_init(

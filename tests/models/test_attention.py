@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
-from rewardscale.models import attention, splash
+from rewardscale.models import attention, reward, splash
 
 
 def softmax_attention(
@@ -94,10 +94,9 @@ def random_trees(random: np.random.Generator, rows: int, length: int) -> tuple[n
     return lo, hi
 
 
-def both_ways(
-    q: jax.Array, k: jax.Array, v: jax.Array, weight: jax.Array, attend: attention.Attend
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Output and gradients of attention."""
+def both_ways(arrays: list[jax.Array], attend: attention.Attend) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Output and gradients of attention; `arrays` as of `random_inputs`."""
+    q, k, v, weight = arrays
 
     def summed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = attend(q, k, v)
@@ -118,8 +117,8 @@ def random_inputs(
 def assert_like_dense(
     arrays: list[jax.Array], lo: np.ndarray, hi: np.ndarray, mesh: jax.sharding.Mesh | None = None
 ) -> None:
-    fast = both_ways(*arrays, attention.among_tokens("splash", jnp.asarray(lo), jnp.asarray(hi), mesh))
-    slow = both_ways(*arrays, attention.among_tokens("dense", jnp.asarray(lo), jnp.asarray(hi), mesh))
+    fast = both_ways(arrays, attention.among_tokens("splash", jnp.asarray(lo), jnp.asarray(hi), mesh))
+    slow = both_ways(arrays, attention.among_tokens("dense", jnp.asarray(lo), jnp.asarray(hi), mesh))
     for ours, truth in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
         np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
 
@@ -138,7 +137,7 @@ def test_splash_is_dense_on_random_trees_forward_and_backward(
 
 
 def test_splash_takes_any_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where blocks are small, so that most are skipped, keys that no query sees, and tokens that do not see themselves."""
+    """Where blocks are small, so that most are skipped, some keys are seen by none and tokens do not see themselves."""
     monkeypatch.setattr(splash, "_LARGEST_BLOCK", 128)
     random = np.random.default_rng(0)
     lo = random.integers(0, 600, (2, 640)).astype(np.int32)
@@ -196,4 +195,4 @@ def test_auto_is_dense_off_tpus_and_an_unknown_kind_is_refused() -> None:
     text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
     assert "1x1x1x1024x1024" in text
     with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, splash"):
-        attention.among_tokens("flash", lo, hi, None)
+        reward.Options(attention="flash")
