@@ -99,11 +99,10 @@ def test_a_good_model_passes(tmp_path: Path, family: str) -> None:
 
 @reference.needs_reference
 def test_what_differs_between_transformers_and_us_is_found(tmp_path: Path) -> None:
-    """Numbers split otherwise than the class of the tokenizer does, a template edited after training, two pad tokens."""
+    """A tokenizer that its class builds otherwise, a template edited after training, two pad tokens."""
     path = model(tmp_path / "m", "qwen3")
     tokenizer = json.loads((path / "tokenizer.json").read_text())
-    (split, _) = tokenizer["pre_tokenizer"]["pretokenizers"]
-    split["pattern"]["Regex"] = split["pattern"]["Regex"].replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+    tokenizer["normalizer"] = None  # Qwen2Tokenizer composes characters (NFC), whatever the file says
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     template = (path / "chat_template.jinja").read_text()
     (path / "chat_template.jinja").write_text(
@@ -116,8 +115,9 @@ def test_what_differs_between_transformers_and_us_is_found(tmp_path: Path) -> No
     found = json.loads((tmp_path / "c.json").read_text())
     legs = rows(found)
     assert not found["passed"] and done.stdout.splitlines()[-1].startswith("FAIL: ")
-    assert "token ids of digits (1) differ first at position " in done.stdout
-    assert legs["ours, float32"]["state"] == "FAILED" and "digits" in legs["ours, float32"]["worst_at"]
+    assert "token ids of combining marks (2) differ first at position " in done.stdout
+    assert legs["ours, float32"]["state"] == "FAILED"
+    assert legs["ours, float32"]["worst_at"].startswith("combining marks ")
     assert legs["HF, float32, padded right"]["state"] == "FAILED"
     assert "reads the reward of a padded conversation at a pad token" in done.stdout
     assert "trained with template hash" in done.stdout and "trained with tokenizer hash" in done.stdout
@@ -141,6 +141,7 @@ def broken_vllm(folder: Path) -> Path:
     return python
 
 
+@pytest.mark.slow
 @reference.needs_reference
 def test_weights_that_change_between_legs_are_found(tmp_path: Path) -> None:
     path = model(tmp_path / "m", "llama")

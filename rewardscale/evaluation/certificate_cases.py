@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rewardscale.evaluation.records import Item, parse_item
+from rewardscale.data.records import Item, parse_item
 
 FILE = Path(__file__).with_name("certificate_cases.json")
 
