@@ -57,8 +57,9 @@ def test_from_transformers_to_transformers(tmp_path: Path) -> None:
     }
     overrides = [f"--config.{key}={value}" for key, value in flags.items()]
     eight = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "rewardscale.train"]
     trained = subprocess.run(
-        [sys.executable, "-m", "rewardscale.train", "--config=train.py:ablation", f"--workdir={tmp_path / 'run'}", *overrides],
+        [*command, "--config=train.py:ablation", f"--workdir={tmp_path / 'run'}", *overrides],
         cwd=REPO, env=eight, capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr[-3000:]
