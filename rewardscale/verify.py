@@ -25,6 +25,7 @@ from tqdm import tqdm
 from rewardscale.config import ConfigError
 from rewardscale.data import atomic
 from rewardscale.data.comparison import DataError
+from rewardscale.evaluation.flags import mesh
 
 BEYOND, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -68,11 +69,11 @@ def _verify(options: argparse.Namespace) -> int:
             bar.close()
             print(f"FAILED: {bar.desc}: {error}", file=sys.stderr)
             return BEYOND
-    if options.json:
-        atomic.write_json(options.json, found.as_json())
     print(certificate.as_text(found))
     if reference is None:
         print("nothing was compared with transformers (--without_reference)")
+    if options.json:
+        atomic.write_json(options.json, found.as_json())
     return 0 if found.passed else BEYOND
 
 
@@ -95,17 +96,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the certificate as JSON too")
     parser.add_argument(
         "--mesh",
-        type=_mesh,
+        type=mesh,
         default=(-1, 1, 1),
         metavar="DATA,FSDP,TENSOR",
         help="how devices share the model in our legs (-1,1,1: each holds it whole)",
     )
     return parser.parse_args(arguments)
-
-
-def _mesh(text: str) -> tuple[int, int, int]:
-    data, fsdp, tensor = (int(size) for size in text.split(","))
-    return data, fsdp, tensor
 
 
 if __name__ == "__main__":

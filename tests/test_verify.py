@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,22 @@ def test_a_tokenizer_that_doubles_the_first_token(tmp_path: Path) -> None:
     (path / "chat_template.jinja").write_text(template.replace("{{- bos_token }}", ""))
     done = verify(path, "--without_reference")
     assert done.returncode == 2 and "adds ['<|begin_of_text|>']" in done.stderr
+
+
+def test_an_end_from_outside_leaves_nothing_behind(tmp_path: Path) -> None:
+    path, temporary = model(tmp_path / "m", "llama"), tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "rewardscale.verify", str(path), "--without_reference"]
+    with subprocess.Popen(
+        command, cwd=REPO, env=os.environ | {"TMPDIR": str(temporary)}, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        while not list(temporary.rglob("request.json")):  # a leg has begun
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.1)
+        running.terminate()
+        running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM and not list(temporary.iterdir())
 
 
 def test_bad_input_is_said_at_once(tmp_path: Path) -> None:
