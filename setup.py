@@ -113,6 +113,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.12",
     packages=find_packages(include=["rewardscale", "rewardscale.*"]),
+    package_data={"rewardscale.evaluation": ["*.json"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
 )

@@ -9,9 +9,13 @@
 import json
 import sys
 
-import torch
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+import torch  # pyright: ignore[reportMissingImports]
+from safetensors.torch import save_file  # pyright: ignore
+from transformers import (  # pyright: ignore[reportMissingImports]
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 torch.set_num_threads(1)
 CLASSES = {"classifier": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}

@@ -32,17 +32,25 @@ WORDS = [
 ]
 
 
-def model_directory(path: Path, *, family: str = "llama", seed: int = 0, width: int = 64) -> Path:
-    """Writes a model of two layers with tokenizer and template to `path`."""
+def model_directory(
+    path: Path,
+    *,
+    family: str = "llama",
+    seed: int = 0,
+    width: int = 64,
+    layers: int = 2,
+    context: int = CONTEXT,
+) -> Path:
+    """Writes a model with tokenizer and template to `path`."""
     tokenizer = (llama3_directory if family == "llama" else qwen3_directory)(
         path.with_name(f"{path.name}-tokenizer")
     )
     chat = load_chat_tokenizer(tokenizer)
     model = ModelConfig(
-        vocab_size=chat.vocab_size, width=width, layers=2, heads=4, kv_heads=2, head_dim=width // 4,
+        vocab_size=chat.vocab_size, width=width, layers=layers, heads=4, kv_heads=2, head_dim=width // 4,
         mlp_width=2 * width, norm_epsilon=1e-5, qk_norm=family == "qwen3", embedding_sd=0.5, head_sd=0.5,
     )  # fmt: skip
-    config = hf_config.write_config(model, context=CONTEXT, pad_token_id=chat.pad_token_id, dtype="float32")
+    config = hf_config.write_config(model, context=context, pad_token_id=chat.pad_token_id, dtype="float32")
     hf.export(path, reward.init(model, (seed,)), model, config, files=chat.files)
     return path
 

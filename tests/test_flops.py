@@ -1,6 +1,8 @@
 """Counts against the arrays themselves and against the compiler's own count of operations."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale import flops
-from rewardscale.config import ModelConfig
-from rewardscale.models import reward
+from rewardscale.config import Lora, ModelConfig
+from rewardscale.models import presets, reward
+from tests import reference
 
 
 @st.composite
@@ -78,3 +81,81 @@ def test_training_is_three_forward_passes_and_depth_is_linear() -> None:
     assert flops.forward_flops(deeper, tokens=10, keys=40) == 2 * once
     # long rows cost quadratically more in attention alone
     assert flops.forward_flops(model, tokens=10, keys=80) - once == 3 * 4 * 16 * 40
+
+
+def test_adapters_are_counted_and_frozen_kernels_cost_no_gradient() -> None:
+    plain = ModelConfig(vocab_size=64, width=16, layers=3, heads=4, kv_heads=2, head_dim=6, mlp_width=40)
+    model = dataclasses.replace(plain, lora=Lora(5, targets=("k", "o", "down")))
+    arrays = reward.abstract(model)
+    added = sum(x.size for x in jax.tree.leaves(arrays)) - sum(
+        x.size for x in jax.tree.leaves(reward.abstract(plain))
+    )
+    assert flops.adapter_parameters(model) == added == 3 * 5 * ((16 + 12) + (24 + 16) + (40 + 16))
+    assert flops.parameters(model, embeddings=True) == flops.parameters(plain, embeddings=True)
+    forward, ours = (flops.forward_flops(m, tokens=10, keys=40) for m in (plain, model))
+    assert ours == forward + 2 * added * 10
+    kernels = 3 * sum(a * b for a, b in flops.kernel_shapes(plain).values())
+    training = flops.training_flops(model, tokens=10, keys=40)
+    assert training == flops.training_flops(plain, tokens=10, keys=40) - 2 * kernels * 10 + 6 * added * 10
+
+
+def test_a_shared_prompt_is_computed_once() -> None:
+    model = ModelConfig(vocab_size=64, width=256, layers=2, heads=4, kv_heads=2, head_dim=64, mlp_width=704)
+    once, alone = (
+        flops.comparison_flops(model, 100, (30, 20, 50), shared=shared) for shared in (True, False)
+    )
+    assert once == flops.forward_flops(model, tokens=200, keys=flops.tree_keys(100, 30, 20, 50))
+    assert alone == sum(flops.comparison_flops(model, 100, (r,)) for r in (30, 20, 50))
+    assert alone - once == 2 * flops.comparison_flops(model, 100, ())  # the prompt, twice more
+
+
+# Parameters of ...ForCausalLM by Hugging Face (a head that is the embedding table counts once).
+HUGGING_FACE = {
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.1-8b-40m": 8_030_261_248,
+}
+
+
+@pytest.mark.parametrize("name", presets.BACKBONES)
+def test_presets_have_the_published_number_of_parameters(name: str) -> None:
+    backbone = presets.BACKBONES[name]
+    language_head = 0 if backbone.tied else backbone.model.vocab_size * backbone.model.width
+    expected = HUGGING_FACE[name] - language_head + backbone.model.width  # the reward head
+    assert flops.parameters(backbone.model, embeddings=True) == expected
+
+
+COUNT = """
+import json, sys
+import torch, transformers
+out = {}
+for name, config in json.loads(sys.argv[1]).items():
+    config = transformers.AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    out[name] = sum(p.numel() for p in model.parameters())
+print(json.dumps(out))
+"""
+
+
+@reference.needs_reference
+def test_presets_have_as_many_parameters_as_transformers_makes(tmp_path: Path) -> None:
+    """Without memory: torch's meta device."""
+    configs = {}
+    for name, backbone in presets.BACKBONES.items():
+        m = backbone.model
+        configs[name] = {
+            "model_type": backbone.family, "vocab_size": m.vocab_size, "hidden_size": m.width, "num_labels": 1,
+            "num_hidden_layers": m.layers, "num_attention_heads": m.heads, "num_key_value_heads": m.kv_heads,
+            "head_dim": m.head_dim, "intermediate_size": m.mlp_width, "tie_word_embeddings": backbone.tied,
+        }  # fmt: skip
+    script = tmp_path / "count.py"
+    script.write_text(COUNT)
+    counted = json.loads(reference.run(script, json.dumps(configs)).splitlines()[-1])
+    ours = {name: flops.parameters(b.model, embeddings=True) for name, b in presets.BACKBONES.items()}
+    assert counted == ours

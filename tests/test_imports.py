@@ -39,6 +39,11 @@ NEVER = {"models": {"data"}}
 OWNERS = {
     "orbax": f"{PACKAGE}.training.checkpoint",
     "wandb": f"{PACKAGE}.training.tracker",
+    "huggingface_hub": f"{PACKAGE}.models.hf",
+    "jinja2": f"{PACKAGE}.data.chat_template",
+    "prometheus_client": f"{PACKAGE}.evaluation.metrics",
+    "starlette": f"{PACKAGE}.evaluation.server",
+    "uvicorn": f"{PACKAGE}.evaluation.server",
 }
 # Rooms that must be usable without the accelerator stack, directly and through whatever they import:
 # data/ is imported again by every pipeline worker, scaling/ by notebooks on a laptop.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rewardscale import serve
-from rewardscale.evaluation.records import parse_item
+from rewardscale.data.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from tests import scoring_small
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def write_pairs(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
-def command(workdir: Path, variant: str = "ablation", **values: object) -> list[str]:
+def command(workdir: Path, variant: str = "ablation", **values: Any) -> list[str]:
     flags = [f"--config.{key}={value}" for key, value in {**FAST, **values}.items()]
     return [
         sys.executable,
@@ -58,7 +59,7 @@ def command(workdir: Path, variant: str = "ablation", **values: object) -> list[
     ]
 
 
-def run(workdir: Path, variant: str = "ablation", **values: object) -> subprocess.CompletedProcess[str]:
+def run(workdir: Path, variant: str = "ablation", **values: Any) -> subprocess.CompletedProcess[str]:
     """The command within this process, which has its libraries and compiled steps already."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -66,7 +67,7 @@ def run(workdir: Path, variant: str = "ablation", **values: object) -> subproces
     return subprocess.CompletedProcess([], code, out.getvalue(), err.getvalue())
 
 
-def trained(workdir: Path, variant: str = "ablation", **values: object) -> Path:
+def trained(workdir: Path, variant: str = "ablation", **values: Any) -> Path:
     done = run(workdir, variant, **values)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == f"model   {workdir / 'model'}"
@@ -131,7 +132,11 @@ def test_the_same_command_again_has_nothing_to_do(inputs: Path, first: Path) -> 
 
 def test_an_existing_reward_model_keeps_its_head(inputs: Path, first: Path, tmp_path: Path) -> None:
     """With a learning rate of nearly nothing what goes in comes out; a fresh head is another one."""
-    values = {"model": first / "model", "data": inputs / "train.jsonl", "recipe.learning_rate": 1e-12}
+    values: dict[str, Any] = {
+        "model": first / "model",
+        "data": inputs / "train.jsonl",
+        "recipe.learning_rate": 1e-12,
+    }
     kept = weights(trained(tmp_path / "kept", **values))
     for name, before in weights(first / "model").items():
         np.testing.assert_allclose(kept[name], before, rtol=0, atol=1e-7)
@@ -141,7 +146,11 @@ def test_an_existing_reward_model_keeps_its_head(inputs: Path, first: Path, tmp_
 
 def test_adapters_are_merged_and_the_rest_stays(inputs: Path, first: Path, tmp_path: Path) -> None:
     """No adapter in the files; kernels and the head moved, embedding and norms did not."""
-    values = {"model": first / "model", "data": inputs / "held_out.jsonl", "recipe.lora_rank": 2}
+    values: dict[str, Any] = {
+        "model": first / "model",
+        "data": inputs / "held_out.jsonl",
+        "recipe.lora_rank": 2,
+    }
     after = weights(trained(tmp_path / "lora", "lora", **values))
     before = weights(first / "model")
     assert set(after) == set(before)
@@ -152,7 +161,7 @@ def test_adapters_are_merged_and_the_rest_stays(inputs: Path, first: Path, tmp_p
 
 
 def test_killed_and_started_again_it_gives_the_same_model(inputs: Path, tmp_path: Path) -> None:
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "model": "d1",
         "tokenizer": inputs / "qwen3",
         "data": inputs / "train.jsonl",
@@ -195,7 +204,12 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line(inputs: Path, tmp_path: Path, case: str) -> None:
     changes, message = BAD[case]
-    values = {"model": "d1", "tokenizer": inputs / "qwen3", "data": inputs / "held_out.jsonl", **changes}
+    values: dict[str, Any] = {
+        "model": "d1",
+        "tokenizer": inputs / "qwen3",
+        "data": inputs / "held_out.jsonl",
+        **changes,
+    }
     done = run(tmp_path / "run", **values)
     said = done.stderr
     assert done.returncode == 2
@@ -233,7 +247,7 @@ def test_transformers_gives_the_rewards_of_what_was_trained(
 ) -> None:
     model = first / "model"
     if family == "llama3":
-        data = {"tokenizer": inputs / "llama3", "data": inputs / "train.jsonl"}
+        data: dict[str, Any] = {"tokenizer": inputs / "llama3", "data": inputs / "train.jsonl"}
         model = trained(tmp_path / "run", model="w40", **data)
     chat = load_chat_tokenizer(model)
     texts = [

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from rewardscale.config import ConfigError
 from rewardscale.data import atomic
 from rewardscale.data.comparison import DataError
-from rewardscale.evaluation.records import Item, parse_item
+from rewardscale.data.records import Item, parse_item
 from rewardscale.evaluation.reward_scorer import TOO_LONG, RewardScorer
 from rewardscale.models import hf
 

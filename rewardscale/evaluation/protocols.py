@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rewardscale.data.comparison import DataError
-from rewardscale.evaluation.records import Item, parse_item, parse_messages, split_answer
+from rewardscale.data.records import Item, parse_item, parse_messages, split_answer
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 
 # What vLLM's requests may hold and we do not do: refused, for ignoring it would change the reward unseen.

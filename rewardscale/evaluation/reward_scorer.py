@@ -21,7 +21,7 @@ from rewardscale.config import ConfigError, ModelConfig
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.chat import ChatTokenizer, EncodedComparison, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
-from rewardscale.evaluation.records import Item
+from rewardscale.data.records import Item
 from rewardscale.evaluation.shapes import Ladder, Microbatch, Shape, deal, make_ladder, trees_that_fit
 from rewardscale.mesh import BATCH_AXES, make_mesh
 from rewardscale.models import hf, reward

@@ -6,6 +6,7 @@ import dataclasses
 import hmac
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -73,7 +74,7 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what it has accepted and returns.
+    """Serves until SIGTERM or SIGINT, then answers what it has accepted and returns, to end the process.
 
     Raises ConfigError for an address that cannot be listened at, and whatever loading the model raises.
     """
@@ -83,17 +84,24 @@ def serve(settings: Settings) -> None:
         allow_special_text=settings.allow_special_text,
     )  # fmt: skip
     listening = _listen(settings.host, settings.port)
+    # uvicorn's own handlers come and go; a signal before or after them must not kill either.
+    before = {sig: signal.signal(sig, lambda *_: service.drain()) for sig in (signal.SIGTERM, signal.SIGINT)}
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"listening on http://{shown}:{listening.getsockname()[1]}", flush=True)
     if not settings.token and settings.host not in ("127.0.0.1", "::1", "localhost"):
         print("warning: open to the network without a token (--token_file)", file=sys.stderr, flush=True)
     config = uvicorn.Config(
-        make_app(service, settings.token), lifespan="off", ws="none", log_level="warning", access_log=False,
-        server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
+        make_app(service, settings.token), lifespan="off", ws="none", log_config=None, log_level="warning",
+        access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
     )  # fmt: skip
     service.start()
     _Server(config, service).run(sockets=[listening])
     ended = service.close()
+    for (
+        sig,
+        handler,
+    ) in before.items():  # a second signal while the interpreter ends would make this a failure
+        signal.signal(sig, signal.SIG_IGN if service.failure is None else handler)
     if service.failure is not None:
         raise service.failure
     print(f"stopped: {service.accepted} requests accepted, {service.answered} answered", flush=True)

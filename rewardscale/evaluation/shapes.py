@@ -78,7 +78,7 @@ class Ladder:
         while rows > 0:
             fits = max((n for n in counts if n <= rows), default=0)
             above = min((n for n in counts if n >= rows), default=fits)
-            out.append(above if 2 * rows > above or not fits else fits)
+            out.append(above if 4 * rows >= 3 * above or not fits else fits)
             rows -= out[-1]
         return out
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from rewardscale.scaling import figures, figures_levels, report_tables
+from rewardscale.scaling import figures, figures_compute, figures_levels, report_tables
 from rewardscale.scaling.checklist import checklist
 from rewardscale.scaling.collect import (
     ScalingError,
@@ -59,6 +59,10 @@ CAPTIONS = {
     "Above 1 curation "
     "pays, below 1 more of the least curated level does. Dotted: what the noise put into the labels predicts, "
     "((1 − 2η) / (1 − 2η_base))², a bound reached at low signal.",
+    "compute_frontier": "Left: the best-curated level at equal training FLOPs, each model's curve read between its "
+    "sizes (crosses: minima of parabolas, to look at). Right: each level's loss at the compute-optimal model size, "
+    "by L = E + A · N^−α + B · D^−β fitted to all its points and C = k · N · D; bands 95 %, dashed where the best size "
+    "or its pairs lie outside those that were run.",
     "forest": f"Parameters of {POWER_LAW}, each level fitted alone to all its sizes; 95 % intervals.",
     "collapse": "All levels against pairs counted in pairs of the least curated level: D · (B_base / "
     "B_q)^(1/β) of the offset "
@@ -105,6 +109,9 @@ def write_report(workdir: str | Path) -> Path:
             _part("What a curated pair buys", lambda: report_tables.worth(made.found, shown.cost_unit)),
             _part("What kind of difference", lambda: report_tables.comparisons(made.found)),
             _part("Curves, each fitted alone", lambda: report_tables.parameters(made.fits)),
+            _part("Compute", lambda: _compute_lines(shown))
+            if figures_compute.compute_families(shown)
+            else "",
             _part("Robustness", lambda: report_tables.choices(made.strips)) if made.strips else "",
             _part("Means over draws", lambda: report_tables.means(shown)),
             _part("Learning rates", lambda: report_tables.rates(sweep)),
@@ -155,6 +162,8 @@ def _drawings(made: _Computed) -> dict[str, Callable[[], tuple[Any, pl.DataFrame
     drawings |= {
         name: partial(figures.FIGURES[name], sweep) for name in figures.FIGURES if name != "loss_vs_pairs"
     }
+    if figures_compute.compute_families(sweep):
+        drawings["compute_frontier"] = lambda: figures_compute.compute_frontier(sweep)
     for number, (title, rows) in enumerate(made.strips):
         name = "robustness" if number == 0 else f"robustness_{number + 1}"
         drawings[name] = partial(figures_levels.strip, rows, title)
@@ -164,6 +173,11 @@ def _drawings(made: _Computed) -> dict[str, Callable[[], tuple[Any, pl.DataFrame
 def _in_short(made: _Computed) -> str:
     lines = headline(made.sweep, made.found or None)
     return "<ul class='lead'>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _compute_lines(sweep: Sweep) -> str:
+    lines = figures_compute.describe(sweep) or ["no level's losses pin a law in both sizes down"]
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def _checklist(sweep: Sweep, made: _Computed) -> str:

@@ -243,5 +243,5 @@ SMALLEST = (
 GPU = """**Analytic: not compiled, not run.** GB (10^9 bytes) a GPU for one training step by the arithmetic of
 `flops.device_bytes`: bfloat16 parameters, float32 master copy, all layers recomputed, rows of 4,096 tokens, state
 shared by all GPUs, attention "chunked" (scores of 512 queries at a time). Moments and gradients are float32, or
-bfloat16 where only that fits one row. A GPU is taken to give 92 % of its memory. XLA's fusions, workspaces and fragmentation are
-not in it."""
+bfloat16 where only that fits one row. A GPU is taken to give 92 % of its memory. XLA's fusions, workspaces and
+fragmentation are not in it."""

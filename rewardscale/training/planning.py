@@ -5,6 +5,7 @@ whatever was compiled once is never compiled again and an interrupted search goe
 was is recorded with each result, not part of its name.
 """
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -116,10 +117,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_hash() -> str:
-    """Of the sources that a compiled step is made of."""
+    """Of the sources that a compiled step is made of, comments and layout left out."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in _CODE:
+        digest.update(ast.dump(ast.parse((_PACKAGE / name).read_text())).encode())
     return digest.hexdigest()
 
 

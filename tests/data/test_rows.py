@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.packing import make_plan
-from rewardscale.data.rows import ABSENT, Trees, assemble, fit_to, pair_trees
+from rewardscale.data.rows import ABSENT, TokenTable, Trees, assemble, fit_to, pair_trees
 from rewardscale.data.templates import word_tokenizer
 from rewardscale.data.tokenised import TokenStore, build_view
 
@@ -120,6 +120,22 @@ def test_one_row_one_can_read(stored):
     for row, columns in ((0, index), (1, np.r_[0:3, end:WIDTH])):  # padding attends to itself only
         assert out["lo"][row, columns].tolist() == columns.tolist()
         assert out["hi"][row, columns].tolist() == (columns + 1).tolist()
+
+
+def test_a_table_in_memory_gives_what_a_view_gives(stored):
+    view, store, tokens = stored
+    table = TokenTable.of(tokens)
+    np.testing.assert_array_equal(table.lengths, view.lengths)
+    rows = np.array([7, 0, 7, 30])
+    trees = Trees(rows, np.array([0, ABSENT, 1, 0]), np.array([1, 1, 0, 1]), np.array([0, 0, 1, 0]))
+    sizes = np.sum(trees.sizes(view.lengths), axis=0)
+    plan = make_plan(sizes, batch=9, row_length=64, rows_per_microbatch=1)
+    places = (trees, plan.row, plan.offset, plan.slot)
+    ours, expected = (
+        assemble(source, view.lengths, *places, shape=(len(rows), 64), slots=4) for source in (table, store)
+    )
+    for name, values in expected.items():
+        np.testing.assert_array_equal(ours[name], values, err_msg=name)
 
 
 def test_no_trees_make_inert_rows(stored):

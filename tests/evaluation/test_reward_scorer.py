@@ -1,6 +1,8 @@
 """A loaded reward model: rewards do not depend on company, and equal the plain decoder's on whole conversations."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.data.records import parse_item
 from rewardscale.data.rows import TokenTable
-from rewardscale.evaluation.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.shapes import deal, make_ladder, trees_that_fit
 from tests import scoring_small
@@ -185,6 +188,41 @@ def test_settings_that_cannot_be_used(directory: Path, tmp_path: Path) -> None:
         RewardScorer.load(directory, mesh=scoring_small.one_device(), dtype="float64")
     with pytest.raises(ConfigError, match="nowhere"):
         RewardScorer.load(tmp_path / "nowhere")
+
+
+def changed(directory: Path, to: Path, **config: object) -> Path:
+    """A copy of a model with some of config.json changed."""
+    shutil.copytree(directory, to)
+    described = json.loads((to / "config.json").read_text()) | config
+    (to / "config.json").write_text(json.dumps(described))
+    return to
+
+
+def test_a_language_model_without_a_head_is_refused(directory: Path, tmp_path: Path) -> None:
+    architecture = json.loads((directory / "config.json").read_text())["architectures"][0]
+    other = changed(
+        directory, tmp_path / "m", architectures=[architecture.replace("SequenceClassification", "CausalLM")]
+    )
+    tensors = load_file(other / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(ConfigError, match="without a reward head"):
+        RewardScorer.load(other, mesh=scoring_small.one_device())
+
+
+def test_the_pad_token_is_that_of_the_weights(directory: Path, scorer: RewardScorer, tmp_path: Path) -> None:
+    chat = scorer.chat
+    own = {"<|reserved_special_token_0|>", "<|vision_pad|>"} & chat.special_tokens  # one that no text holds
+    pad = chat.tokenizer.token_to_id(own.pop())
+    other = RewardScorer.load(
+        changed(directory, tmp_path / "m", pad_token_id=pad), mesh=scoring_small.one_device()
+    )
+    assert other.chat.pad_token_id == pad != chat.pad_token_id
+    eos = chat.tokenizer.token_to_id(chat.eos_token or "")
+    with pytest.raises(DataError, match="pad token"):
+        RewardScorer.load(
+            changed(directory, tmp_path / "n", pad_token_id=eos), mesh=scoring_small.one_device()
+        )
 
 
 @settings(max_examples=60, deadline=None)

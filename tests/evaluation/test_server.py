@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 import uvicorn
 
 from rewardscale.config import ConfigError
+from rewardscale.data.records import parse_item
 from rewardscale.evaluation.protocols import RequestError, numbers
-from rewardscale.evaluation.records import parse_item
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.server import make_app
 from rewardscale.evaluation.service import Limits, Service
@@ -125,6 +126,16 @@ def running(scorer: RewardScorer) -> Iterator[Running]:
 def offline(scorer: RewardScorer, items=ITEMS) -> list[np.ndarray]:
     found = scorer.prepare([parse_item({"prompt": p, "responses": r}) for p, r in items])
     return scorer.score([one for one in found if isinstance(one, Prepared)])
+
+
+def test_the_examples_of_the_documentation_work(running: Running) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
+    examples = [shlex.split(line) for line in text.splitlines() if line.startswith("curl ")]
+    assert len(examples) == 9
+    for _, url, *data in examples:
+        path = url.removeprefix("localhost:8000")
+        answer = running.client.post(path, content=data[1]) if data else running.client.get(path)
+        assert answer.status_code == 200, (path, answer.text)
 
 
 def test_score_one_and_many(running: Running, scorer: RewardScorer) -> None:

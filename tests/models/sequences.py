@@ -1,6 +1,7 @@
 """Batches of plain sequences and of pair trees, for models without a corpus."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ def of_sequences(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
 
 def of_pairs(
     pairs: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """A tree (prompt, chosen, rejected) a row: [chosen reversed | prompt | rejected]."""
     rows, length = len(pairs), max(sum(map(len, pair)) for pair in pairs)
     out = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "positions", "lo", "hi")}

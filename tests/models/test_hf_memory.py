@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rewardscale.models import hf, hf_config, hf_names, presets
+from tests import small
 
 REPO = Path(__file__).parents[2]
 SHARD = 2**30
@@ -45,8 +46,8 @@ print(json.dumps({"peak": peak[0] - before, "copy": copy}))
     "layers", [pytest.param(3, id="0.5 GB"), pytest.param(40, id="4 GB", marks=pytest.mark.slow)]
 )
 def test_loading_holds_one_piece_beside_the_sharded_copy(tmp_path: Path, layers: int) -> None:
-    model = presets.get_model("d16", vocab_size=32_000)
-    model = type(model)(**{**vars(model), "layers": layers, "width": 2048, "mlp_width": 5504})
+    deep = presets.by_depth(16, vocab_size=32_000)
+    model = small.varied(deep, layers=layers, width=2048, mlp_width=5504)
     largest = write_large(
         tmp_path / "m", hf_names.expected(model), shard=SHARD if layers == 40 else SHARD // 8
     )
@@ -70,8 +71,7 @@ def test_loading_holds_one_piece_beside_the_sharded_copy(tmp_path: Path, layers:
 def write_large(directory: Path, shapes: dict[str, tuple[int, ...]], shard: int) -> int:
     """Writes random bfloat16 weights in files of at most `shard` bytes; the bytes of the largest."""
     directory.mkdir()
-    tile = np.random.default_rng(0).standard_normal(2**20, np.float32).astype(ml_dtypes.bfloat16) * 0.02
-    tile = tile.astype(ml_dtypes.bfloat16)
+    tile = (np.random.default_rng(0).standard_normal(2**20) * 0.02).astype(ml_dtypes.bfloat16)
     sizes = {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
     weight_map = {}
     for number, group in enumerate(hf._groups(list(shapes), sizes, shard), 1):

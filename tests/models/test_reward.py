@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rewardscale.config import ModelConfig
+from rewardscale.config import REMAT, ConfigError, ModelConfig
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.tokenised import TokenisedView, token_store
 from rewardscale.models import reward
@@ -170,6 +170,8 @@ def test_padding_order_and_rows_a_microbatch_do_not_matter(pairs_view: Tokenised
 OPTIONS = {
     "loop": reward.Options(scan=False),
     "remat": reward.Options(remat="full"),
+    "remat but products": reward.Options(remat="dots"),
+    "remat but attention": reward.Options(remat="attention"),
     "remat, loop": reward.Options(remat="full", scan=False),
     "all tokens in the last layer": reward.Options(prune=False),
     "splash attention, remat": reward.Options(attention="splash", remat="full"),
@@ -221,6 +223,36 @@ def test_bfloat16_is_close_and_rewards_stay_float32(pairs_view: TokenisedView) -
     assert np.abs(ours - expected).max() < 0.1 * np.abs(expected).max()
 
 
+def test_remat_saves_what_its_name_says(gradient_case: Any) -> None:
+    """By the shapes that jax keeps for the backward pass: rows, tokens, then heads or the MLP's width."""
+    config, params, batch, _ = gradient_case
+    config = small.varied(config, mlp_width=20)
+    params = reward.init(config, (0,))
+    rows, tokens = batch["tokens"].shape
+    kept = {}
+    for name in REMAT:
+        options = reward.Options(remat=name, scan=False, prune=False)
+        _, backward = jax.vjp(lambda p, o=options: reward.rewards(config, p, batch, o), params)
+        kept[name] = [leaf.shape for leaf in jax.tree.leaves(backward)]
+    heads, mlp, scores = (rows, tokens, 4, 4), (rows, tokens, 20), (rows, 2, 2, tokens, tokens)
+    counts = {
+        name: tuple(shapes.count(shape) for shape in (heads, mlp, scores)) for name, shapes in kept.items()
+    }
+    assert counts["full"] == (0, 0, 0)
+    assert counts["attention"] == (3, 0, 0)  # what attention returns, once a layer
+    assert counts["dots"] == (3, 6, 0)  # queries; gate and up
+    assert counts["none"][2] >= 3  # attention's weights too
+
+
+def test_the_gradient_of_a_narrow_table_is_summed_in_float32() -> None:
+    """1,000 equal parts: in bfloat16 a sum stops growing at 256 times a part."""
+    table, tokens = jnp.ones((4, 8), jnp.bfloat16), np.full((1, 1000), 2, np.int32)
+    gradient = jax.grad(lambda t: reward.embed(t, tokens, "bfloat16", None).astype(jnp.float32).sum())(table)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(gradient[2], np.float32), 1000)
+    assert not np.asarray(gradient, np.float32)[[0, 1, 3]].any()
+
+
 def test_init_is_a_function_of_seed_and_path_alone() -> None:
     one, same, other = (reward.init(small.MODEL, seed) for seed in ((3, 0), (3, 0), (3, 1)))
     np.testing.assert_array_equal(one["embedding"], same["embedding"])
@@ -238,6 +270,11 @@ def test_init_is_a_function_of_seed_and_path_alone() -> None:
 
 
 KNOWN_START = [0.104434006, -0.39349103, -0.17399958]  # seed (3, 0), embedding, by Philox
+
+
+def test_a_remat_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="remat=True must be one of none, dots"):
+        reward.Options(remat=True)  # pyright: ignore[reportArgumentType]
 
 
 def test_module_round_trip_leaves_the_cached_structure_abstract() -> None:

@@ -1,14 +1,18 @@
 """Every figure draws what its table says, in the same style everywhere, and saves the same bytes twice."""
 
+import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from rewardscale.scaling import figures_compute
 from rewardscale.scaling.collect import ScalingError, Sweep, curve, load_sweep
 from rewardscale.scaling.figures import FIGURES, loss_vs_pairs, loss_vs_params, save
 from rewardscale.scaling.panels import STYLES, compact, level_order, level_styles
+from rewardscale.scaling.report import write_report
 from tests.scaling import synthetic
 
 
@@ -143,3 +147,53 @@ def test_many_models_wrap(planted: Sweep) -> None:
 )
 def test_compact(number: float, label: str) -> None:
     assert compact(number) == label
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Five model sizes, seven data sizes, five draws: enough for a law in compute."""
+    synthetic.MODELS.update(WIDE)
+    sizes = [500 * 2**k for k in range(7)]
+    try:
+        folder = synthetic.planted(
+            tmp_path_factory.mktemp("wide") / "s", draws=5, sizes=sizes, models=list(WIDE)
+        )
+    finally:
+        for name in WIDE:
+            del synthetic.MODELS[name]
+    return load_sweep(folder)
+
+
+WIDE = {"a": 3_000, "b": 9_000, "c": 30_000, "d": 90_000, "e": 300_000}
+
+
+def test_the_frontier_lies_below_every_curve_at_its_budget(wide: Sweep) -> None:
+    assert figures_compute.compute_families(wide) == ["transformer"]
+    figure, drawn = figures_compute.compute_frontier(wide)
+    assert len(figure.axes) == 2 and set(drawn["kind"]) >= {"frontier", "profile"}
+    best = drawn.filter(pl.col("kind") == "frontier")
+    assert set(best["level"]) == set(wide.table["level"])
+    gold = best.filter(pl.col("level") == "gold").sort("budget")
+    profiles = drawn.filter(pl.col("kind") == "profile")
+    at = np.interp(np.log(profiles["budget"]), np.log(gold["budget"]), gold["loss"])
+    assert (profiles["loss"].to_numpy() > at - 0.003).all()
+    inside = gold.drop_nulls(["low", "high"])
+    assert len(inside) == len(gold) and (inside["low"] <= inside["loss"]).all()
+    # twice the compute at the best split never hurts
+    assert (gold["loss"].diff().drop_nulls() < 0).all()
+    lines = figures_compute.describe(wide)
+    assert len(lines) == 4 and all("N* grows as C^0." in line for line in lines)
+
+
+def test_few_sizes_have_no_frontier(planted: Sweep) -> None:
+    assert figures_compute.compute_families(planted) == []
+    with pytest.raises(ScalingError, match="5 model sizes and 7 data sizes"):
+        figures_compute.compute_frontier(planted)
+
+
+def test_the_report_draws_the_frontier_where_the_axes_allow_it(wide: Sweep, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(wide.directory, tmp_path / "gold"))
+    rows = pl.read_parquet(folder / "results.parquet")
+    rows.filter(pl.col("level") == "gold").write_parquet(folder / "results.parquet")
+    page = write_report(folder).read_text()
+    assert "id='compute_frontier'" in page and "<h2>Compute</h2>" in page and "N* grows as C^0." in page

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewardscale.config import ConfigError, Grid, SweepConfig, to_mapping
+from rewardscale.config import ConfigError, Grid, SweepConfig, TrainConfig, to_mapping
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.configfile import from_mapping
 
@@ -10,7 +10,17 @@ CONFIGS = sorted(p.name for p in configfile.CONFIGS.glob("*.py"))
 VARIANTS = ["sweep.py", "sweep.py:smoke", "sweep.py:full", "sweep.py:votes", "sweep.py:tune"]
 
 
-@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS}))
+TRAININGS = ["train.py", "train.py:ablation", "train.py:lora"]  # of rewardscale.train
+
+
+@pytest.mark.parametrize("spec", TRAININGS)
+def test_every_config_of_one_training_loads_and_says_how_to_run_it(spec):
+    config, docstring = configfile.load(spec, kind=TrainConfig)
+    assert config.recipe.learning_rate > 0
+    assert "python -m rewardscale.train" in docstring
+
+
+@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - set(TRAININGS)))
 def test_every_config_loads_and_says_how_to_run_it(spec):
     config, docstring = configfile.load(spec)
     assert config.sweep.models and config.sweep.pairs and config.sweep.levels

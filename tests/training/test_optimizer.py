@@ -1,6 +1,7 @@
 """AdamW against optax's own, schedules against their closed forms, and what is decayed."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -115,3 +116,57 @@ def test_every_constant_of_the_recipe_is_an_input() -> None:
         {"b1": 0.8, "b2": 0.95, "eps": 1e-6, "weight_decay": 0.2, "clip_norm": 0.5, "center": 0.25}
     )
     assert {type(value) for value in hyper.values()} == {np.float32}  # a Python float would retrace
+
+
+def test_stochastic_rounding_is_right_on_average_and_goes_to_a_neighbour() -> None:
+    random = np.random.default_rng(0)
+    x = (random.normal(size=(500,)) * 10.0 ** random.integers(-20, 20, 500)).astype(np.float32)
+    draws = np.stack(
+        [
+            np.asarray(optimizer.round_stochastically(jnp.asarray(x), jnp.uint32(s)), np.float32)
+            for s in range(400)
+        ]
+    )
+    spacing = np.abs(x) * 2.0**-7
+    assert (np.abs(draws - x) < spacing).all()
+    assert all(len(np.unique(draws[:, i])) <= 2 for i in range(len(x)))
+    error = (draws.astype(np.float64).mean(0) - x) / spacing
+    assert np.abs(error).max() < 0.15  # five standard errors of a fair choice: 5 x 0.5 / sqrt(400)
+    assert np.abs(error.mean()) < 0.01
+    exact = np.array([0.0, -0.0, 1.0, -2.5, np.inf, -np.inf, np.nan, 2.0**-120], np.float32)
+    for seed in range(5):
+        rounded = optimizer.round_stochastically(jnp.asarray(exact), jnp.uint32(seed))
+        np.testing.assert_array_equal(np.asarray(rounded, np.float32), exact)
+
+
+def test_neighbouring_elements_and_steps_are_rounded_independently() -> None:
+    x = jnp.full((64, 64), 1 + 2.0**-8, jnp.float32)  # half-way between 1 and its neighbour
+    up = np.stack([np.asarray(optimizer.round_stochastically(x, jnp.uint32(s)) > 1) for s in range(64)])
+    up = up - up.mean()
+    for axis in range(3):
+        assert np.abs((up * np.roll(up, 1, axis)).mean()) < 0.01
+
+
+@pytest.mark.parametrize("b2", [0.99, 0.999])
+def test_bfloat16_moments_follow_gradients_whose_size_changes(b2: float) -> None:
+    """Gradients shrink to a half: to the nearest, the mean square of b2 = 0.999 would stay where it was for ever."""
+    hyper = {"b1": 0.9, "b2": b2, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 1e9}
+    params = {"q": jnp.zeros((64,), jnp.float32)}
+    states = {kind: optimizer.optimizer(hyper, 0.1, kind).init(params) for kind in ("float32", "bfloat16")}
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(state: Any, size: Any, kind: str) -> Any:
+        def body(_: Any, state: Any) -> Any:
+            return optimizer.optimizer(hyper, 0.1, kind).update({"q": jnp.full((64,), size)}, state, params)[
+                1
+            ]
+
+        return jax.lax.fori_loop(0, 3 * round(1 / (1 - b2)), body, state)
+
+    for size in (1.0, 0.5):
+        states = {kind: run(state, size, kind) for kind, state in states.items()}
+        exact, ours = (np.asarray(states[kind][1].nu["q"], np.float64) for kind in ("float32", "bfloat16"))
+        assert states["bfloat16"][1].nu["q"].dtype == states["bfloat16"][1].mu["q"].dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.mean(), exact.mean(), rtol=0.02)
+        assert np.abs(ours / exact - 1).max() < 0.25
+        np.testing.assert_allclose(np.asarray(states["bfloat16"][1].mu["q"], np.float64), size, rtol=0.02)

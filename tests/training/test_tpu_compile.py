@@ -17,8 +17,8 @@ from tests import small
 from tests.training import running
 
 REPO = Path(__file__).parents[2]
-SCRIPT = """
-import dataclasses, json, sys
+SCRIPT = r"""
+import dataclasses, json, re, sys
 from rewardscale import flops
 from rewardscale.config import ModelConfig
 from rewardscale.models.reward import Options
@@ -27,8 +27,8 @@ model = ModelConfig(vocab_size=32_000, width=768, layers=12, heads=12, kv_heads=
 size = aot.BlockSize(steps=2, microbatches=2, rows=16, length=256, slots=4)
 done = aot.compile_step(model, Options(dtype="bfloat16"), "v5e:4x4", mesh_shape=(1, 16, 1), size=size)
 record = dataclasses.asdict(done) | {"parameters": flops.parameters(model, embeddings=True)}
-record["embedding"] = model.vocab_size * model.width
-record["text"] = ["all-gather" in done.text, "bf16" in done.text]
+gathers = re.findall(r"= ([a-z0-9]+)\[\S* all-gather(?:-start)?\(", done.text)
+record["text"] = sorted(set(gathers))
 print(json.dumps(record))
 """
 
@@ -37,12 +37,12 @@ print(json.dumps(record))
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra 'aot' or 'test')"
 )
 def test_the_step_compiles_for_16_tpu_chips() -> None:
-    """In a process of its own: libtpu allows one a machine to hold it, and logs as it likes."""
+    """In a process of its own: libtpu logs as it likes, and wants to be alone on the machine unless told otherwise."""
     environment = {
         k: v for k, v in os.environ.items() if k != "XLA_FLAGS"
     }  # libtpu refuses flags of the CPU backend
     environment |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "PYTHONPATH": str(REPO)}
-    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=REPO, env=environment, capture_output=True, text=True, timeout=900
     )
@@ -55,14 +55,16 @@ def test_the_step_compiles_for_16_tpu_chips() -> None:
         f"{record['temporary_bytes'] / 2**20:.0f} MiB temporaries a chip"
     )
     assert record["devices"] == 16 and 95e6 < record["parameters"] < 105e6
-    # Parameters and two moments in float32: layers split over 16 chips, the embedding whole on each.
-    split, whole = record["parameters"] - record["embedding"], record["embedding"]
-    state = 3 * 4 * (split / 16 + whole)
-    assert 0.98 * state < record["argument_bytes"] < 1.05 * state + 2**20
+    # Parameters and two moments in float32, split over 16 chips; small shares are padded to whole tiles.
+    state = 3 * 4 * record["parameters"] / 16
+    assert 0.98 * state < record["argument_bytes"] < 1.3 * state
     assert (
         record["temporary_bytes"] < 1.5 * 2**30
     )  # activations of one row of 256 tokens, gradients, gathered layers
-    assert record["text"] == [True, True]  # weights are gathered, products are bf16
+    assert record["text"] == [
+        "bf16",
+        "s32",
+    ]  # float32 weights are gathered in the compute type, besides tokens
 
 
 def test_the_abstract_block_is_what_the_pipeline_makes(pairs_view: TokenisedView) -> None:

@@ -1,6 +1,6 @@
 """Pairs from files: one JSON object a line (.jsonl, .jsonl.gz) or a row (.parquet), in the forms of public sets.
 
-    {"prompt": "...", "chosen": "...", "rejected": "..."}        and the further forms of evaluation/records.py
+    {"prompt": "...", "chosen": "...", "rejected": "..."}        and the further forms of data/records.py
 
 Nothing is left out in silence: what cannot be used is counted and listed with its file, line and reason.
 """
@@ -18,7 +18,7 @@ import polars as pl
 
 from rewardscale.data.chat import ChatTokenizer
 from rewardscale.data.comparison import Comparison, DataError, Message
-from rewardscale.evaluation.records import parse_item
+from rewardscale.data.records import parse_item
 
 _AT_ONCE = 1024
 

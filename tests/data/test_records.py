@@ -3,7 +3,7 @@
 import pytest
 
 from rewardscale.data.comparison import DataError
-from rewardscale.evaluation.records import parse_item
+from rewardscale.data.records import parse_item
 
 ASK = {"role": "user", "content": "Is tea warm?"}
 YES, NO = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}

@@ -1,0 +1,123 @@
+"""What is run: a sweep, one training on files, one run."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from rewardscale.config.base import SCIENCE_VERSION, choice, content_hash, science
+from rewardscale.config.data import DataConfig
+from rewardscale.config.model import ConvexConfig, ModelConfig
+from rewardscale.config.training import Recipe, Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Axes whose product is a set of cells.
+
+    Attributes:
+      models: names of presets ("w16": a transformer of width 16; "hash4096": convex, 4096 buckets; "vocab64":
+        convex, the 64 commonest words).
+      pairs: sizes of the subsets trained on. levels: curation levels.
+      draws: number of draws (permutation, initialisation and order); `first_draw` the first one's number.
+      folds: number of folds used (sources that are split by group), 1 otherwise.
+      learning_rate_scales: factors on each model's learning rate (tuning and sensitivity).
+    """
+
+    models: tuple[str, ...] = ()
+    pairs: tuple[int, ...] = ()
+    levels: tuple[str, ...] = ()
+    draws: int = 1
+    first_draw: int = 0
+    folds: int = 1
+    learning_rate_scales: tuple[float, ...] = (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """A whole sweep.
+
+    Attributes:
+      name: names the default workdir, runs/<name>.
+      sweep: the grid of cells; `also` a second grid of the same sweep (empty by default).
+      recipe: how transformers are trained; `learning_rates` sets the peak rate a model name.
+      convex: how convex models are fitted.
+      seed: enters permutations, initialisations and orders of all runs.
+    """
+
+    name: str = "sweep"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    sweep: Grid = Grid()
+    also: Grid = Grid()
+    recipe: Recipe = Recipe()
+    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    convex: ConvexConfig = ConvexConfig()
+    runtime: Runtime = Runtime()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One reward model trained on pairs from files (`python -m rewardscale.train`).
+
+    Attributes:
+      name: names the default workdir, runs/<name>.
+      model: where training starts: a Hugging Face folder, a hub id with `revision` (its commit), or a preset's name
+        with random weights ("d6", "qwen3-0.6b"). A reward model keeps its head, a language model gets a fresh one.
+      tokenizer: a Hugging Face folder; by default the model's. pad_token: a special token of it, if it names none.
+      data, validation: files of pairs, jsonl (also .gz) or parquet (data/sources/pairs.py).
+      fresh_head: draw a new head although the model has one.
+      export_dtype: of the weights written at the end, "float32" or "bfloat16".
+      seed: of the order, the head and the adapters.
+    """
+
+    name: str = "train"
+    model: str = ""
+    revision: str = ""
+    tokenizer: str = ""
+    pad_token: str = ""
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    fresh_head: bool = False
+    export_dtype: str = "bfloat16"
+    seed: int = 0
+    recipe: Recipe = Recipe()
+    runtime: Runtime = Runtime()
+
+    def __post_init__(self) -> None:
+        choice("export_dtype", self.export_dtype, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One training of one reward model: everything that changes its numbers, nothing else.
+
+    Attributes:
+      model_name, model: the preset and what it stands for.
+      recipe: for transformers (None for convex models).
+      level, pairs, draw, fold, seed: which subset, and the seed of initialisation and order.
+      learning_rate_scale: the factor that `recipe.learning_rate` already contains (for tables).
+      data: fingerprints of corpus, view, level and subset.
+      evaluations: names of the evaluation sets, with fingerprints.
+    """
+
+    model_name: str
+    model: ModelConfig | ConvexConfig
+    recipe: Recipe | None
+    level: str
+    pairs: int
+    draw: int
+    fold: int
+    seed: int
+    learning_rate_scale: float
+    data: Mapping[str, str]
+    evaluations: Mapping[str, str]
+    science_version: int = SCIENCE_VERSION
+
+    @property
+    def family(self) -> str:
+        """ "transformer" or "convex"."""
+        return "convex" if isinstance(self.model, ConvexConfig) else "transformer"
+
+    @property
+    def run_id(self) -> str:
+        """Hash (20 hex digits) of this config: same id, same science."""
+        return content_hash(science(self))

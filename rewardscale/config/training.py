@@ -1,0 +1,161 @@
+"""How a reward model is trained (Recipe: enters the run id), and on what (Runtime: never does)."""
+
+import dataclasses
+
+from rewardscale.config.base import ADDED, ConfigError, choice, positive
+from rewardscale.config.model import KERNELS, Lora, ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """The types of what training keeps; norm scales, the head and adapters are float32 whatever they are.
+
+    Attributes:
+      parameters: what the forward pass reads. In bfloat16, trained ones have a float32 master copy, which is what
+        the optimizer steps; frozen ones (under adapters) have none.
+      moments: Adam's two running means. In bfloat16 they are rounded stochastically (training/optimizer.py).
+      gradients: their sum over the microbatches of a step.
+    """
+
+    parameters: str = "float32"
+    moments: str = "float32"
+    gradients: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a transformer reward model is trained. All of it enters the run id.
+
+    Attributes:
+      pairs_per_step: batch size, exact; smaller (a power of two, at least `min_pairs_per_step`)
+        where the run would otherwise have fewer than `min_steps` steps.
+      epochs: passes over the subset (may be fractional).
+      learning_rate: peak, at `pairs_per_step` pairs a step; scaled by the square root of the batch.
+      schedule: "constant", "linear", "cosine" or "wsd", after `warmup` (share of the steps);
+        "wsd" decays to zero over the last `cooldown` share.
+      weight_decay: decoupled, on matrices and embeddings. clip_norm: global gradient norm.
+      center: weight of (r_chosen + r_rejected)^2, which keeps rewards around zero.
+      max_length: longest prompt plus response, in tokens; `too_long`: "drop" the pair or
+        "truncate_left_of_prompt" (the newest part of the prompt stays).
+      dtype: compute type, "float32" or "bfloat16" (head and loss stay float32).
+      parameters, moments, gradients: the types of `Storage`, "float32" or "bfloat16".
+      lora_rank: 0 trains everything; otherwise adapters of this rank and the head, the rest stays as it was.
+        lora_alpha, lora_targets: see `Lora`.
+    """
+
+    pairs_per_step: int = 32
+    min_pairs_per_step: int = 8
+    min_steps: int = 75
+    epochs: float = 2.0
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    cooldown: float = 0.2
+    weight_decay: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+    center: float = 0.0
+    max_length: int = 1024
+    too_long: str = "drop"
+    dtype: str = "float32"
+    parameters: str = dataclasses.field(default="float32", metadata=ADDED)
+    moments: str = dataclasses.field(default="float32", metadata=ADDED)
+    gradients: str = dataclasses.field(default="float32", metadata=ADDED)
+    lora_rank: int = dataclasses.field(default=0, metadata=ADDED)
+    lora_alpha: float = dataclasses.field(default=16.0, metadata=ADDED)
+    lora_targets: tuple[str, ...] = dataclasses.field(default=KERNELS, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        choice("recipe.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
+        choice("recipe.too_long", self.too_long, ("drop", "truncate_left_of_prompt"))
+        for name in ("dtype", "parameters", "moments", "gradients"):
+            choice(f"recipe.{name}", getattr(self, name), ("float32", "bfloat16"))
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            raise ConfigError(
+                f"recipe: lora_rank={self.lora_rank} must be 0 (no adapters) or more and "
+                f"lora_alpha={self.lora_alpha} greater than 0"
+            )
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            raise ConfigError(
+                f"recipe.lora_targets={self.lora_targets} must name at least one of {', '.join(KERNELS)}, each once"
+            )
+        for name in self.lora_targets:
+            choice("recipe.lora_targets", name, KERNELS)
+        positive(
+            "recipe", self, "pairs_per_step", "min_pairs_per_step", "epochs", "learning_rate", "max_length"
+        )
+        if not 0 <= self.warmup <= 1 or not 0 <= self.cooldown <= 1:
+            raise ConfigError("recipe.warmup and recipe.cooldown are shares of the steps: 0 to 1")
+
+    @property
+    def storage(self) -> Storage:
+        """The types of what training keeps."""
+        return Storage(self.parameters, self.moments, self.gradients)
+
+    def adapt(self, model: ModelConfig) -> ModelConfig:
+        """The model as it is trained: with the adapters asked for, or as it is."""
+        if not self.lora_rank:
+            return model
+        return dataclasses.replace(model, lora=Lora(self.lora_rank, self.lora_alpha, self.lora_targets))
+
+    def batch_size(self, pairs: int) -> int:
+        """Pairs a step for a subset of `pairs` pairs."""
+        wanted = max(1.0, pairs * self.epochs / max(1, self.min_steps))
+        power = 1 << (int(wanted).bit_length() - 1)
+        return min(self.pairs_per_step, max(self.min_pairs_per_step, power))
+
+    def positions(self, pairs: int) -> int:
+        """Training positions (pairs times epochs, rounded)."""
+        return max(1, round(pairs * self.epochs))
+
+    def steps(self, pairs: int) -> int:
+        """Optimizer steps; the last one may be smaller."""
+        return -(-self.positions(pairs) // self.batch_size(pairs))
+
+
+# Names of what a layer keeps for its backward pass (models/reward.py).
+REMAT = ("none", "dots", "attention", "full")
+# How attention is computed (models/attention.py).
+ATTENTION = ("auto", "dense", "chunked", "splash")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """How the hardware is used. Never enters a run id: it changes speed and float rounding only.
+
+    Attributes:
+      mesh: devices along ("data", "fsdp", "tensor"); -1 for one axis means "all that are left".
+      row_length: tokens in a packed row (0: chosen from the data). rows_per_microbatch: rows a device step.
+      steps_per_dispatch: optimizer steps in one call of the compiled function.
+      data_workers: grain worker processes (0: threads of this process).
+      scan_layers: lax.scan over layers (quick compiles) or an unrolled loop (faster on CPUs).
+      remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
+        "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
+      attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
+        none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
+      checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
+      workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
+    """
+
+    mesh: tuple[int, int, int] = (-1, 1, 1)
+    row_length: int = 0
+    rows_per_microbatch: int = 8
+    steps_per_dispatch: int = 32
+    data_workers: int = 0
+    scan_layers: bool = True
+    remat: str = "none"
+    attention: str = "auto"
+    checkpoint_seconds: float = 30.0
+    checkpoints_kept: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.mesh) != 3 or any(n == 0 or n < -1 for n in self.mesh) or self.mesh.count(-1) > 1:
+            raise ConfigError(
+                f"runtime.mesh={self.mesh}: three sizes (data, fsdp, tensor), at most one of them -1"
+            )
+        choice("runtime.remat", self.remat, REMAT)
+        choice("runtime.attention", self.attention, ATTENTION)
+        positive("runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept")
