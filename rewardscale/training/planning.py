@@ -37,10 +37,8 @@ STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float
 MOST_ROWS = 64  # of a length that are looked for
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
-    "models/*.py",
-    "training/step.py",
-    "training/optimizer.py",
-    "training/loss.py",
+    *(f"models/{name}.py" for name in ("attention", "splash", "layers", "reward", "lora")),
+    *(f"training/{name}.py" for name in ("step", "optimizer", "loss")),
     "evaluation/scorer.py",
 )
 
@@ -174,7 +172,10 @@ class Compiler:
         """The result of `job`. Raises CompileError where there is none, and, if `offline`, Missing."""
         path = self.cache / f"{job.key}.json"
         if path.exists():
-            result = Result(**json.loads(path.read_text())["result"])
+            try:
+                result = Result(**json.loads(path.read_text())["result"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ConfigError(f"{path} is not a result of this command ({error}); delete it") from error
             if not self.fresh or result.code == code_hash():
                 return result
         if self.offline:
