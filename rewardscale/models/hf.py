@@ -150,6 +150,11 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
             listed = json.loads(index.read_text())["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+        if (folder / SINGLE).exists() and SINGLE not in listed.values():
+            raise CheckpointError(
+                f"{folder} holds {SINGLE} and an {INDEX} that does not name it, two sets of weights of which others take "
+                "the first and some the second: remove the stale one"
+            )
         missing = sorted({file for file in listed.values() if not (folder / file).exists()})
         if missing:
             raise CheckpointError(

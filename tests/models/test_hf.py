@@ -238,6 +238,13 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_two_sets_of_weights_are_refused(tmp_path: Path) -> None:
+    directory, other = write(tmp_path / "m", shard_bytes=4_000), write(tmp_path / "single", seed=1)
+    shutil.copy(other / "model.safetensors", directory)
+    with pytest.raises(CheckpointError, match="remove the stale one"):
+        hf.open_checkpoint(directory)
+
+
 def test_hub_ids_need_a_commit(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"--revision=<40 hex digits>"):
         hf.open_checkpoint("Qwen/Qwen3-0.6B", revision="main")
