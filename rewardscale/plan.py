@@ -51,6 +51,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--model={options.model!r} must be one of {', '.join(presets.BACKBONES)}; did you mean {near[0]!r}?"
         )
+    model = presets.BACKBONES[options.model].model
     compiler = _compiler(options)
     kind, _, shape = options.topology.partition(":")
     everything_fits = True
@@ -58,9 +59,9 @@ def _plan(options: argparse.Namespace) -> int:
         topology = options.topology if shape else f"{kind}:{planning.SLICES.get(kind, ('',))[0]}"
         job = planning.Job(
             mode,
-            presets.BACKBONES[options.model].model,
+            model,
             topology,
-            planning.mesh_over(topology, _sizes(options.mesh) if shape else None),
+            planning.mesh_over(topology, _sizes(options.mesh) if shape else None, model=model),
             rows=options.rows_per_chip or 1,
             length=options.length,
             storage=Storage(options.parameters, options.moments, options.gradients),
@@ -137,7 +138,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "--rows_per_chip", type=int, default=0, help="ask about this size alone (default: search the largest)"
     )
-    add("--mesh", default="", help="data,fsdp,tensor; one may be -1 (default: 1,-1,1)")
+    add("--mesh", default="", help="data,fsdp,tensor; one may be -1 (default: fsdp up to width / 128)")
     for field in dataclasses.fields(Storage):
         add(f"--{field.name}", choices=types, default=getattr(default, field.name))
     add("--remat", choices=REMAT, default="full", help="what a layer saves for the backward pass")

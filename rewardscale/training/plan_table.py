@@ -75,16 +75,17 @@ class _Page:
     def __init__(self, compiler: Compiler, effort: str, length: int):
         self.compiler, self.effort, self.length = compiler, effort, length
         self.missing = 0
-        self.stale = 0
+        self.used: dict[str, Result] = {}  # by key
         self.compared: list[float] = []  # arithmetic / compiled, bytes of training with one row a chip
 
     def job(self, name: str, topology: str, mode: str) -> Job:
         model = presets.BACKBONES[name].model
-        return Job(mode, model, topology, mesh_over(topology, None), length=self.length, effort=self.effort)
+        return Job(
+            mode, model, topology, mesh_over(topology, model=model), length=self.length, effort=self.effort
+        )
 
     def run(self, job: Job) -> Result:
-        result = self.compiler(job)
-        self.stale += result.code != code_hash()
+        result = self.used[job.key] = self.compiler(job)
         return result
 
     def pod(self, name: str, topology: str, mode: str) -> list[str]:
@@ -122,26 +123,35 @@ class _Page:
         return cells
 
     def arithmetic(self) -> str:
-        text = ""
+        """What the page's compiles say together."""
+        used = self.used.values()
+        warned = sum(result.rematerialized > 0 for result in used)
+        stale = sum(result.code != code_hash() for result in used)
+        seconds = sum(result.seconds for result in used)
+        lines = []
         if self.compared:
-            text = (
+            lines.append(
                 "Held against the compiles above (training, one row a chip, without scores), the same arithmetic gives "
                 f"{min(self.compared):.2f} to {max(self.compared):.2f} times what the TPU compiler planned."
             )
-        if self.stale:
-            text += (
-                f"\n\n{self.stale} of the compiles on this page were made from an earlier state of the sources than "
-                f"the rest; `{COMMAND} --table --fresh` makes them again."
+        lines.append(
+            f"This page rests on {len(used)} compiles, {seconds / 60:.0f} minutes of a small machine; "
+            f"{warned or 'none'} of them warned of an involuntary full rematerialization."
+        )
+        if stale:
+            lines.append(
+                f"{stale} of them are of an earlier state of the sources; `{COMMAND} --table --fresh` makes them again."
             )
-        return text
+        return "\n\n".join(lines)
 
 
 def pod_cells(done: Plan) -> list[str]:
     """A plan as the cells of POD_COLUMNS after the model."""
-    base = done.base
+    base, mesh = done.base, ",".join(map(str, done.job.mesh))
     if not base.fits:
-        return [f"does not fit: {base.gib:.1f}", *[ABSENT] * 4]
+        return [mesh, f"does not fit: {base.gib:.1f}", *[ABSENT] * 4]
     return [
+        mesh,
         f"{base.gib:.2f}",
         f"{base.argument_bytes / GIB:.2f}",
         f"{base.temporary_bytes / GIB:.2f}",
@@ -206,7 +216,8 @@ def printed(
 
 
 POD_COLUMNS = (
-    "model", "GiB, 1 row a chip", "of it arguments", "temporaries", "most rows a chip (GiB)", "longest row (GiB)",
+    "model", "mesh", "GiB, 1 row a chip", "of it arguments", "temporaries", "most rows a chip (GiB)",
+    "longest row (GiB)",
 )  # fmt: skip
 GPU_COLUMNS = (
     "model", "GPUs", "moments, gradients", "state", "gathered layers", "activations", "scores", "GB a GPU, 1 row",
@@ -221,7 +232,9 @@ nothing here says that a size is a good one to train with.
 
 * Rows are packed rows of {length:,} tokens: several comparisons side by side, each prompt once. "Rows a chip" are those
   of one microbatch; gradient accumulation makes a step of any number of them.
-* All chips of a slice share the state (mesh `1,N,1`: FSDP). `--mesh=data,fsdp,tensor` plans another.
+* The mesh is written data,fsdp,tensor. By default the state is split (fsdp) over as many chips as leave each a share
+  at least 128 wide, a TPU register's width, and groups of so many chips are copies (data). `--mesh` plans another:
+  narrower shares are padded to 128, so 256 chips share Qwen3 0.6B worse than 8 do.
 * "Fits" is the compiler's own answer. Most rows and the longest row are the largest that were compiled and fitted,
   found to within an eighth. More than 64 rows are not looked for, nor a row beyond the model's context or the
   kernel's 65,536 tokens.

@@ -34,6 +34,8 @@ SLICES = {
 # Bytes of a chip's memory that libtpu 0.0.52 lets a program have, by its own messages.
 HBM = {"v5e": 15.75 * GIB, "v6e": 31.25 * GIB, "v5p": 95.74 * GIB}
 STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
+RESERVED = 0.25 * GIB  # of which the runtime takes so much
+LANES = 128  # numbers in a row of a TPU's registers
 MOST_ROWS = 64  # of a length that are looked for
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
@@ -134,18 +136,28 @@ def chips(topology: str) -> int:
     return math.prod(int(n) for n in shape.split("x"))
 
 
-def mesh_over(topology: str, mesh: Sequence[int] | None) -> tuple[int, int, int]:
-    """`mesh` (data, fsdp, tensor), one of them perhaps -1, over all chips; by default everything is "fsdp".
+def mesh_over(
+    topology: str, mesh: Sequence[int] | None = None, *, model: ModelConfig | None = None
+) -> tuple[int, int, int]:
+    """`mesh` (data, fsdp, tensor), one of them perhaps -1, over all chips.
+
+    By default the state of `model` is split ("fsdp") over as many chips as leave a share of its width at least as
+    wide as a TPU register, 128: narrower shares are padded to that. Groups of so many chips are copies ("data").
 
     Raises ConfigError if it does not use the chips exactly.
     """
     count = chips(topology)
-    sizes = list(mesh or (1, count, 1))
+    if mesh is None:
+        split = count
+        while model is not None and split > 1 and model.width < split * LANES:
+            split //= 2
+        return count // split, split, 1
+    sizes = list(mesh)
     if len(sizes) == 3 and sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // max(1, -math.prod(sizes))
     if len(sizes) != 3 or math.prod(sizes) != count or min(sizes) < 1:
         raise ConfigError(
-            f"mesh={','.join(map(str, mesh or ()))} must be three sizes (data, fsdp, tensor) whose product is "
+            f"mesh={','.join(map(str, mesh))} must be three sizes (data, fsdp, tensor) whose product is "
             f"{count}, the chips of {topology}"
         )
     return sizes[0], sizes[1], sizes[2]
@@ -204,7 +216,8 @@ def verdict(job: Job, result: Result) -> str:
     """Fits or does not, with the bytes."""
     limit = HBM[job.topology.partition(":")[0]] / GIB
     if result.fits:
-        return f"fits: {result.gib:.2f} of {limit:.2f} GiB"
+        warned = f", {result.rematerialized} involuntary rematerializations" if result.rematerialized else ""
+        return f"fits: {result.gib:.2f} of {limit:.2f} GiB{warned}"
     return f"does not fit: needs {result.gib:.2f} GiB of {limit:.2f}"
 
 
@@ -259,8 +272,8 @@ def work() -> None:
                 job.model, options, job.topology, parameters=job.storage.parameters, **where
             )
     except jax.errors.JaxRuntimeError as error:
-        needed = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([KMGT])\)", str(error), re.DOTALL)
-        if not needed:
+        needed = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
             raise
         bytes_needed = int(float(needed[1]) * 2 ** {"K": 10, "M": 20, "G": 30, "T": 40}[needed[2]])
         answer = {"fits": False, "needed_bytes": bytes_needed, "seconds": 0.0}
@@ -309,7 +322,7 @@ def largest(
     low, best = start, run(start)
     if not best.fits:
         return 0, best
-    high, known, n = cap + step, (start, best.needed_bytes), guess
+    high, known, n = cap + step, (start, best.needed_bytes), max(guess, start + step)
     for _ in range(most):
         n = min(int(n) // step * step, cap)
         if n >= high:
@@ -346,7 +359,7 @@ class Plan:
 
 def plan(job: Job, run: Callable[[Job], Result], *, context: int) -> Plan:
     """Searches the most rows and the longest row (up to `context` tokens) for `job`, whose `rows` is ignored."""
-    limit = HBM[job.topology.partition(":")[0]]
+    limit = HBM[job.topology.partition(":")[0]] - RESERVED
     base = run(dataclasses.replace(job, rows=1))
     room = limit - base.needed_bytes
     rows, at_rows = largest(
@@ -361,16 +374,16 @@ def plan(job: Job, run: Callable[[Job], Result], *, context: int) -> Plan:
 
 
 def smallest_slice(kind: str, job: Job, run: Callable[[Job], Result]) -> tuple[Job, Result] | None:
-    """`job` (its topology and mesh are ignored) on the smallest slice of `kind` where it fits, all chips "fsdp"."""
+    """`job` (its topology and mesh are ignored) on the smallest slice of `kind` where it fits, or None."""
     if kind not in SLICES:
         raise ConfigError(f"topology={kind!r}: the kind of chip must be one of {', '.join(SLICES)}")
     state = flops.state_bytes(job.model, job.storage)
     kept = sum(state.values()) if job.mode == "train" else state["parameters"]
     for shape in SLICES[kind]:
         topology = f"{kind}:{shape}"
-        if kept > chips(topology) * HBM[kind]:
-            continue
-        here = dataclasses.replace(job, topology=topology, mesh=mesh_over(topology, None))
+        here = dataclasses.replace(job, topology=topology, mesh=mesh_over(topology, model=job.model))
+        if kept > here.mesh[1] * HBM[kind]:
+            continue  # not even the state
         result = run(here)
         if result.fits:
             return here, result

@@ -1,0 +1,259 @@
+"""`python -m rewardscale.plan`: real compiles for TPUs that are not there, their cache, the searches, bad input."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewardscale import flops, plan
+from rewardscale.models import presets
+from rewardscale.training import plan_table, planning
+from rewardscale.training.planning import GIB, Job, Result
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra 'aot' or 'test')"
+)
+REPO = Path(__file__).parents[1]
+SMALLEST = "qwen3-0.6b"
+
+
+def job(mode: str = "train", topology: str = "v5e:2x2", name: str = SMALLEST, **changes: Any) -> Job:
+    model = presets.BACKBONES[name].model
+    start = Job(mode, model, topology, planning.mesh_over(topology, model=model))
+    return dataclasses.replace(start, **changes)
+
+
+def result(needed: float, *, limit: float = planning.HBM["v5e"], key: str = "") -> Result:
+    part = int(needed) // 2
+    return Result(
+        needed <= limit, int(needed), part, int(needed) - part, 0, 1.0, 0, planning.code_hash(), key
+    )
+
+
+def remember(cache: Path, a_job: Job, a_result: Result) -> None:
+    """Puts a result into the cache, as a compile would."""
+    cache.mkdir(exist_ok=True)
+    (cache / f"{a_job.key}.json").write_text(json.dumps({"result": dataclasses.asdict(a_result)}))
+
+
+@needs_libtpu
+@pytest.mark.parametrize("mode", ["train", "score"])
+def test_the_smallest_preset_compiles_for_four_chips_and_is_remembered(
+    mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        f"--model={SMALLEST}",
+        "--topology=v5e:2x2",
+        f"--mode={mode}",
+        "--rows_per_chip=1",
+        f"--cache={tmp_path}",
+    ]
+    assert plan.main(flags) == 0
+    first = capfd.readouterr()
+    assert "fits: " in first.err and f"{mode} 28 layers of width 1024, v5e:2x2 as (1, 4, 1)" in first.out
+    (kept,) = tmp_path.glob("*.json")
+    record = json.loads(kept.read_text())["result"]
+    print(f"{mode}: {record['needed_bytes'] / GIB:.2f} GiB a chip, compiled in {record['seconds']:.0f} s")
+    assert record["fits"] and record["rematerialized"] == 0
+    state = flops.state_bytes(job().model, planning.STORAGE)
+    held = state["parameters"] + (state["master"] + state["moments"] if mode == "train" else 0)
+    assert (
+        0.99 * held / 4 < record["argument_bytes"] < 1.02 * held / 4 + 2**20
+    )  # all of it split over the chips
+    # one row of 4,096 tokens: scores of all its heads alone would be 1 GiB
+    assert record["temporary_bytes"] < (2.0 if mode == "train" else 0.5) * GIB
+    capfd.readouterr()
+    assert plan.main([*flags, "--offline"]) == 0
+    again = capfd.readouterr()
+    assert again.out == first.out and not again.err
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_said_with_its_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--model=llama3.1-8b",
+        "--topology=v5e:1x1",
+        "--mode=train",
+        "--rows_per_chip=1",
+        f"--cache={tmp_path}",
+    ]
+    assert plan.main(flags) == 1
+    found = re.search(r"does not fit: needs ([\d.]+) GiB of 15\.75", capfd.readouterr().out)
+    assert found and 100 < float(found[1]) < 200
+
+
+@needs_libtpu
+def test_a_compile_that_dies_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    compiler = planning.Compiler(tmp_path)
+    with pytest.raises(planning.CompileError, match=r"(?s)exit code 1.*uses 3 of 4"):
+        compiler(job(mesh=(1, 3, 1)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model=qwen-0.6b", "--topology=v5e:2x2"), "did you mean 'qwen3-0.6b'?"),
+        (("--model=qwen3-0.6b", "--topology=v5x:2x2"), "must be one of v5e, v6e, v5p"),
+        (("--model=qwen3-0.6b", "--topology=h100"), "must be one of v5e, v6e, v5p"),
+        (("--model=qwen3-0.6b", "--topology=v5p:4x4"), "slices of v5p are 1x1x1, 2x1x1"),
+        (("--model=qwen3-0.6b", "--topology=v5e:4x4", "--mesh=1,3,1"), "whose product is 16, the chips of v5e:4x4"),
+        (("--model=qwen3-0.6b", "--topology=v5e:4x4", "--mesh=1,-1,3"), "whose product is 16, the chips of v5e:4x4"),
+        (("--model=qwen3-0.6b", "--topology=v5e:4x4", "--mesh=4,4"), "three sizes (data, fsdp, tensor)"),
+        (("--model=qwen3-0.6b", "--topology=v5e:4x4", "--mesh=a,b,c"), "three whole numbers"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main([*flags, f"--cache={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_mesh_may_leave_one_size_open() -> None:
+    assert planning.mesh_over("v5e:4x4") == (1, 16, 1)
+    assert planning.mesh_over("v5e:4x4", (2, -1, 4)) == (2, 2, 4)
+    assert planning.mesh_over("v5p:4x4x4", (64, 1, -1)) == (64, 1, 1)
+
+
+def test_by_default_shares_of_the_width_are_not_narrower_than_a_register() -> None:
+    meshes = {name: job(name=name, topology="v5e:16x16").mesh for name in presets.BACKBONES}
+    assert meshes["qwen3-0.6b"] == (32, 8, 1) and meshes["llama3.1-8b"] == (8, 32, 1)
+    assert meshes["qwen3-4b"] == meshes["llama3.2-3b"] == (16, 16, 1)  # widths 2,560 and 3,072
+    assert job(topology="v5e:1x1").mesh == (1, 1, 1)
+
+
+@needs_libtpu
+def test_a_job_survives_its_way_to_the_compiler_and_names_its_result_by_all_it_says() -> None:
+    one = job(name="llama3.1-8b")
+    assert planning.job_from(json.loads(json.dumps(dataclasses.asdict(one)))) == one
+    changes: list[dict[str, Any]] = [
+        {}, {"mode": "score"}, {"rows": 2}, {"length": 8192}, {"effort": "O2"}, {"remat": "dots"}
+    ]  # fmt: skip
+    others = [job(name="llama3.1-8b", **change) for change in changes]
+    assert others[0].key == one.key and len({other.key for other in others}) == len(others)
+    assert job(name="llama3.1-8b-40m").key == one.key  # the same architecture
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    base=st.floats(0.05, 1.2),
+    slope=st.floats(1e-4, 0.6),
+    bend=st.floats(0, 0.1),
+    guess=st.floats(0.01, 30),
+    cap=st.sampled_from([1, 16, 64, 500]),
+)
+def test_the_largest_that_fits_is_found_by_few_compiles(
+    base: float, slope: float, bend: float, guess: float, cap: int
+) -> None:
+    """Bytes grow with n nearly as a line; the first guess is off by up to thirty times."""
+    compiles: set[int] = set()
+
+    def needed(n: int) -> float:
+        return base + slope * n * (1 + bend * n / cap)
+
+    def run(n: int) -> Result:
+        compiles.add(n)
+        return result(needed(n) * 1e9, limit=1e9)
+
+    start = (1 - base) / slope * guess
+    n, found = planning.largest(run, start=1, guess=start, cap=cap, step=1, limit=1e9)
+    assert len(compiles) <= 5 and max(compiles) <= cap
+    if n == 0:
+        assert needed(1) > 1 and not found.fits
+        return
+    assert found.fits and found.needed_bytes == int(needed(n) * 1e9)
+    assert cap <= n * 9 / 8 or needed(int(n * 9 / 8) + 2) > 1 - 0.05 or len(compiles) == 5
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Only what is not in the cache yet is asked for."""
+
+    def run(one: Job) -> Result:
+        return result((1 + one.rows * one.length / 4096) * GIB)
+
+    whole = planning.plan(job(), run, context=40_960)
+    assert (whole.rows, whole.longest) == (14, 40_960) and whole.at_rows.fits and whole.at_longest.fits
+    for rows in (1, whole.rows):
+        remember(tmp_path, job(rows=rows), run(job(rows=rows)))
+    wanted: list[str] = []
+    compiler = planning.Compiler(tmp_path, offline=True)
+
+    def recorded(one: Job) -> Result:
+        try:
+            return compiler(one)
+        except planning.Missing as missing:
+            wanted.append(str(missing))
+            return run(one)
+
+    assert planning.plan(job(), recorded, context=40_960).longest == 40_960
+    assert wanted and not any(" 14 x 4096 tokens" in line or " 1 x 4096 tokens" in line for line in wanted)
+
+
+def test_other_sources_count_only_if_asked(tmp_path: Path) -> None:
+    old = dataclasses.replace(result(GIB), code="another")
+    remember(tmp_path, job(), old)
+    assert planning.Compiler(tmp_path, offline=True)(job()) == old
+    with pytest.raises(planning.Missing):
+        planning.Compiler(tmp_path, offline=True, fresh=True)(job())
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Rows of cells of each Markdown table, by the heading above it."""
+    out: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            heading = line.strip("# ")
+        elif line.startswith("|"):
+            out.setdefault(heading, []).append([cell.strip() for cell in line.strip("|").split("|")])
+    return out
+
+
+def test_the_page_without_compiles_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.md"
+    assert plan.main(["--table", "--offline", f"--cache={tmp_path}", f"--out={out}"]) == 1
+    found = tables(out.read_text())
+    pods = [name for name in found if name.startswith(("v5e", "v6e", "v5p"))]
+    assert len(pods) == 3  # of each the last table, scoring's, stands
+    for name in pods:
+        assert [row[0] for row in found[name][2:9]] == list(plan_table.architectures().values())
+        assert {cell for row in found[name][2:9] for cell in row[1:]} == {plan_table.ABSENT}
+    assert "0 new compiles, 84 cells without a compile" in capsys.readouterr().out
+
+
+def test_the_page_shows_what_the_cache_holds(tmp_path: Path) -> None:
+    def compile_it(one: Job) -> Result:
+        done = result((1 + one.rows * one.length / 4096) * GIB)
+        remember(tmp_path, one, done)
+        return done
+
+    planning.plan(job(topology="v5e:16x16"), compile_it, context=40_960)
+    out = tmp_path / "plan.md"
+    plan.main(["--table", "--offline", f"--cache={tmp_path}", f"--out={out}"])
+    (row, *_) = [
+        line for line in out.read_text().splitlines() if line.startswith("| qwen3-0.6b | 32,8,1 | 2.00")
+    ]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["qwen3-0.6b", "32,8,1", "2.00", "1.00", "1.00", "14 (15.0)", "40,960 (11.0)"]
+    assert "Nothing was run" in out.read_text() and "not compiled, not run" in out.read_text()
+
+
+def test_analytic_bytes_of_gpus() -> None:
+    """Llama 3.1 8B: eight H100 hold it in float32 moments, one H200 in bfloat16 ones; by hand for the state."""
+    rows = {(row[0], row[1]): row for row in plan_table._gpu_rows(["llama3.1-8b"], 4096)}
+    eight, one = (rows[plan_table.architectures()["llama3.1-8b"], label] for label, _, _ in plan_table.GPUS)
+    count = 7_504_924_672  # parameters without a language-model head
+    assert eight[2] == "float32" and one[2] == "bfloat16"
+    assert float(eight[3]) == pytest.approx(count * (2 + 4 + 8 + 4 + 2) / 8 / 1e9, abs=0.1)
+    assert float(one[3]) == pytest.approx(count * (2 + 4 + 4 + 2 + 2) / 1e9, abs=0.1)
+    assert int(eight[-1]) > 10 and int(one[-1]) >= 1
+    assert float(one[4]) == 0  # nothing is gathered on one device
