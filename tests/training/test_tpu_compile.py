@@ -25,7 +25,9 @@ from rewardscale.models.reward import Options
 from rewardscale.training import aot
 model = ModelConfig(vocab_size=32_000, width=768, layers=12, heads=12, kv_heads=4, head_dim=64, mlp_width=2048)
 size = aot.BlockSize(steps=2, microbatches=2, rows=16, length=256, slots=4)
-done = aot.compile_step(model, Options(dtype="bfloat16"), "v5e:4x4", mesh_shape=(1, 16, 1), size=size)
+done = aot.compile_step(
+    model, Options(dtype="bfloat16"), "v5e:4x4", mesh_shape=(1, 16, 1), size=size, effort="O0"
+)
 record = dataclasses.asdict(done) | {"parameters": flops.parameters(model, embeddings=True)}
 gathers = re.findall(r"= ([a-z0-9]+)\[\S* all-gather(?:-start)?\(", done.text)
 record["text"] = sorted(set(gathers))
