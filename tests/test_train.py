@@ -160,6 +160,7 @@ def test_adapters_are_merged_and_the_rest_stays(inputs: Path, first: Path, tmp_p
     assert np.linalg.matrix_rank(update, tol=1e-5 * np.abs(update).max() * update.shape[0]) == 2
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_gives_the_same_model(inputs: Path, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "model": "d1",

@@ -152,8 +152,8 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
             raise CheckpointError(f"{index} cannot be read: {error!r}") from error
         if (folder / SINGLE).exists() and SINGLE not in listed.values():
             raise CheckpointError(
-                f"{folder} holds {SINGLE} and an {INDEX} that does not name it, two sets of weights of which others take "
-                "the first and some the second: remove the stale one"
+                f"{folder} holds {SINGLE} and an {INDEX} that does not name it: two sets of weights, of which some "
+                "libraries take the first and some the second; remove the stale one"
             )
         missing = sorted({file for file in listed.values() if not (folder / file).exists()})
         if missing:

@@ -158,7 +158,9 @@ def test_gradients_agree_whatever_the_mesh(
     )
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "loop"])
+@pytest.mark.parametrize(
+    "scan", [pytest.param(True, id="scan"), pytest.param(False, id="loop", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("family", "shape"), [("llama", (1, 4, 2)), ("qwen3", (1, 8, 1))])
 def test_nothing_is_gathered_whole(family: str, shape: tuple[int, int, int], scan: bool) -> None:
     """The compiled step: no warning, and nowhere an array of the whole kernels of all layers, or the whole table."""
