@@ -170,10 +170,8 @@ def _draw_frontier(panel: Axes, own: pl.DataFrame, styles: dict) -> None:
 def _axes(panel: Axes, own: pl.DataFrame, x: str, label: str) -> None:
     set_axis(panel, "x", own[x].min(), own[x].max(), log=True, room=5)
     if x == "budget":
-        ticks = [
-            10.0**k
-            for k in range(math.ceil(math.log10(own[x].min())), math.floor(math.log10(own[x].max())) + 1)
-        ]  # type: ignore[arg-type]
+        low, high = np.log10(np.sort(own[x].to_numpy())[[0, -1]])
+        ticks = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
         panel.set_xticks(ticks, [f"1e{round(math.log10(t))}" for t in ticks])
     set_axis(panel, "y", own["loss"].min(), own["loss"].max(), log=False, room=6)
     plain(panel.set_xlabel(label))
