@@ -320,9 +320,11 @@ def _compiled(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Calla
         jax.default_matmul_precision("highest") if options.dtype == "float32" else contextlib.nullcontext()
     )
 
+    forward = dataclasses.replace(options, differentiated=False)
+
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         with exact:
-            return reward.rewards(config, params, arrays, options, mesh)
+            return reward.rewards(config, params, arrays, forward, mesh)
 
     return jax.jit(
         run,

@@ -128,9 +128,10 @@ def score(
 def scoring_function(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
     """jit of (parameters, arrays [microbatches, rows, ...]) -> rewards of left and right responses; one a shape."""
     spread = NamedSharding(mesh, P(None, BATCH_AXES))
+    forward = dataclasses.replace(options, differentiated=False)
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda micro: reward.rewards(config, params, micro, options, mesh), arrays)
+        return jax.lax.map(lambda micro: reward.rewards(config, params, micro, forward, mesh), arrays)
 
     return jax.jit(
         run,

@@ -41,6 +41,8 @@ class Options:
       remat: what of a layer is saved for the backward pass, a name of config.REMAT; the rest is computed again.
       prune: compute the last layer at the reward tokens only.
       attention: a name of config.ATTENTION (models/attention.py).
+      differentiated: whether gradients are taken. If not, layers are read where they lie; otherwise pruning copies all
+        but the last.
     """
 
     dtype: str = "float32"
@@ -48,6 +50,7 @@ class Options:
     remat: str = "none"
     prune: bool = True
     attention: str = "auto"
+    differentiated: bool = True
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
@@ -219,12 +222,12 @@ def rewards(
 
     turn = rotary(batch["positions"], config)
     attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
-    body, last = split_last(model.blocks) if options.prune else (model.blocks, None)
     pin = pin_parameters(mesh)
-    x = run_blocks(body, x, turn, attend, options, keep, pin)
-    if last is None:
+    x = run_blocks(model.blocks, config.layers - options.prune, x, turn, attend, options, keep, pin)
+    if not options.prune:
         x = take_tokens(x, index)
     else:
+        last = jax.tree.map(lambda p: p[-1], model.blocks)
         index_turn = rotary(pick(batch["positions"]), config)
         index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
         x = pin(last).at(x, turn, index_attend, index, index_turn)
@@ -275,13 +278,9 @@ def _exchange(mesh: Mesh | None, shape: Sequence[int]) -> tuple[Callable[[Any], 
 embed.defvjp(_embed_forward, _embed_backward)
 
 
-def split_last(blocks: Block) -> tuple[Block, Block]:
-    """Stacked blocks without the last one, and the last one."""
-    return jax.tree.map(lambda p: p[:-1], blocks), jax.tree.map(lambda p: p[-1], blocks)
-
-
 def run_blocks(
     blocks: Block,
+    count: int,
     x: jax.Array,
     turn: tuple[jax.Array, jax.Array],
     attend: Attend,
@@ -289,7 +288,10 @@ def run_blocks(
     keep: Callable[[jax.Array], jax.Array],
     pin: Callable[[Block], Block],
 ) -> jax.Array:
-    """x [R, T, D] through stacked blocks, by scan or by an unrolled loop; `keep` holds its sharding, `pin` theirs."""
+    """x [R, T, D] through the first `count` stacked blocks; `keep` holds its sharding, `pin` theirs.
+
+    By scan or by an unrolled loop. A scan that is differentiated wants its layers as a stack of their own: a copy.
+    """
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
         return keep(pin(block)(x, turn, attend)), None
@@ -297,11 +299,16 @@ def run_blocks(
     step = body
     if options.remat != "none":
         step = jax.checkpoint(body, prevent_cse=not options.scan, policy=_SAVED[options.remat])
-    count = jax.tree.leaves(blocks)[0].shape[0]
+
+    def layer(number: Any) -> Block:
+        return jax.tree.map(lambda p: p[number], blocks)
+
+    if options.scan and not options.differentiated:
+        return jax.lax.scan(lambda x, number: body(x, layer(number)), x, jnp.arange(count))[0]
     if options.scan:
-        return jax.lax.scan(step, x, blocks)[0]
-    for layer in range(count):
-        x, _ = step(x, jax.tree.map(lambda p, layer=layer: p[layer], blocks))
+        return jax.lax.scan(step, x, jax.tree.map(lambda p: p[:count], blocks))[0]
+    for number in range(count):
+        x, _ = step(x, layer(number))
     return x
 
 

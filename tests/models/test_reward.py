@@ -175,6 +175,7 @@ OPTIONS = {
     "remat, loop": reward.Options(remat="full", scan=False),
     "all tokens in the last layer": reward.Options(prune=False),
     "splash attention, remat": reward.Options(attention="splash", remat="full"),
+    "layers read in place": reward.Options(differentiated=False),
 }
 
 
