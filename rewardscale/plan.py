@@ -90,7 +90,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     """All presets: docs/plan.md."""
-    from rewardscale.data import atomic
+    from rewardscale import atomic
     from rewardscale.training import plan_table
 
     compiler = _compiler(options)

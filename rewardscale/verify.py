@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError
-from rewardscale.data import atomic
 from rewardscale.data.comparison import DataError
 from rewardscale.evaluation.flags import mesh
 

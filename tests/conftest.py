@@ -7,6 +7,7 @@ run of the command line in a process of its own.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before any import that could load jax.
@@ -29,7 +30,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest  # noqa: E402
 
-from rewardscale.data import atomic  # noqa: E402
+from rewardscale import atomic  # noqa: E402
 from rewardscale.data.tokenised import TokenisedView  # noqa: E402
 from tests import small  # noqa: E402
 
@@ -73,3 +74,16 @@ def launch_smoke(workdir: Path) -> None:
     command = [sys.executable, "-m", "rewardscale.launch", "--config=sweep.py:smoke", f"--workdir={workdir}"]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a Python process of its own, in the repository's root."""
+
+    def run(code: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run

@@ -16,7 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from rewardscale.data import atomic, chat_files
+from rewardscale import atomic
+from rewardscale.data import chat_files
 from rewardscale.data.chat_template import FROZEN_DATE, ChatMessage, render
 from rewardscale.data.comparison import DataError, Message
 from rewardscale.data.templates import tokenizer_hash

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 from rewardscale.data.comparison import Comparison, DataError
 
 RECORDS_PER_SHARD = 10_000

@@ -21,7 +21,7 @@ import numpy as np
 from grain.sources import ArrayRecordDataSource
 from tokenizers import Tokenizer
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.corpus import Corpus, Shards, check_shards, iterate_records, write_shards

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 from rewardscale.data.comparison import DataError
 
 VERDICT_SCHEMA = pl.Schema(

@@ -25,8 +25,8 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError
-from rewardscale.data import atomic
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import Item, parse_item
 from rewardscale.evaluation.reward_scorer import TOO_LONG, RewardScorer

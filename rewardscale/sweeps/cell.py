@@ -23,8 +23,8 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
+from rewardscale import atomic
 from rewardscale.config import ModelConfig, Runtime, to_mapping
-from rewardscale.data import atomic
 from rewardscale.data.subsets import Subset, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.evaluation import statistics

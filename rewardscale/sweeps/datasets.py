@@ -5,8 +5,8 @@
 
 from pathlib import Path
 
+from rewardscale import atomic
 from rewardscale.config import DataConfig, content_hash, to_mapping
-from rewardscale.data import atomic
 from rewardscale.data.tokenised import TokenisedView, build_view, open_view, view_key
 from rewardscale.sweeps.sources.base import VALIDATION, Dataset, EvaluationSet, Labelled, Progress, named
 from rewardscale.sweeps.sources.objective import ObjectiveDataset

@@ -6,9 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from rewardscale import flops
+from rewardscale import atomic, flops
 from rewardscale.config import SCIENCE_VERSION, ModelConfig, SweepConfig
-from rewardscale.data import atomic
 from rewardscale.sweeps.cell import read_error, read_result
 from rewardscale.sweeps.grid import Cell
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rewardscale import atomic
 from rewardscale.config import SweepConfig, to_mapping
-from rewardscale.data import atomic
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps import datasets, grid, results
 from rewardscale.sweeps.executors import local

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 from jax.sharding import Mesh
 
+from rewardscale import atomic
 from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime, TrainConfig
-from rewardscale.data import atomic, pipeline
+from rewardscale.data import pipeline
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus, write_corpus

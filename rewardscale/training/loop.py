@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rewardscale import flops, mesh
+from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
-from rewardscale.data import atomic, pipeline
+from rewardscale.data import pipeline
 from rewardscale.models import lora, reward
 from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_requests
 from rewardscale.training.optimizer import hyperparameters, learning_rates

@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardscale import flops
+from rewardscale import atomic, flops
 from rewardscale.config import ConfigError, Lora, ModelConfig, RopeScaling, Storage, content_hash, science
-from rewardscale.data import atomic
 
 GIB = 2**30
 # Slices in order of size. Compilers and clouds call them by chips along each axis of the torus.

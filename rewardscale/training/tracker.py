@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 
 MODES = ("off", "offline", "online")
 # What of a sweep's folder its own wandb run carries: all that the analysis reads. The last two may be absent.

@@ -1,7 +1,5 @@
-"""Shared by the tests of the data floor: small corpora of random words, and Python processes of their own."""
+"""Shared by the tests of the data floor: small corpora of random words."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,16 +46,3 @@ def view(tmp_path_factory) -> TokenisedView:
     """A view of 240 comparisons of 2 responses, trees of 5 to 35 tokens."""
     corpus = write_corpus(tmp_path_factory.mktemp("view") / "corpus", random_comparisons(240), about={})
     return build_view(corpus, word_tokenizer(WORDS), "words")
-
-
-@pytest.fixture(scope="session")
-def python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs code in a Python process of its own, in the repository's root."""
-
-    def run(code: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
-        assert not check or done.returncode == 0, done.stderr
-        return done
-
-    return run

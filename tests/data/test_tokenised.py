@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 from rewardscale.data.chat import load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.corpus import write_corpus

@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError, DataConfig, content_hash
 from rewardscale.curation.flips import FLIP, parse_flips, with_flips
-from rewardscale.data import atomic, templates
+from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
 from rewardscale.data.verdict import Level, level_names, read_level

@@ -4,8 +4,9 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError, DataConfig
-from rewardscale.data import atomic, templates
+from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.sources import mmlu_pro_responses

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError, DataConfig, to_mapping
 from rewardscale.curation import planted_linear as linear_levels
 from rewardscale.curation.planted_linear_truth import truth
-from rewardscale.data import atomic, planted_linear, templates
+from rewardscale.data import planted_linear, templates
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.verdict import Level
 from rewardscale.sweeps.configfile import unknown_key

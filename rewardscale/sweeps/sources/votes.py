@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from rewardscale import atomic
 from rewardscale.config import ConfigError, DataConfig
 from rewardscale.curation import votes as vote_levels
-from rewardscale.data import atomic, templates
+from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.sources import ukpconvarg1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rewardscale.data import atomic
+from rewardscale import atomic
 
 
 def test_bytes_are_written_and_replaced(tmp_path):
@@ -74,7 +74,7 @@ def test_an_empty_folder_in_the_way_is_replaced_and_a_file_is_an_error(tmp_path)
 HOLD = """
 import sys, time
 from pathlib import Path
-from rewardscale.data import atomic
+from rewardscale import atomic
 with atomic.locked(Path(sys.argv[1])) as held:
     print(held, flush=True)
     time.sleep(60)
@@ -105,7 +105,7 @@ import json, os, resource, shutil, sys
 from pathlib import Path
 import numpy as np
 import polars as pl
-from rewardscale.data import atomic
+from rewardscale import atomic
 from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.templates import word_tokenizer
