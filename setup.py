@@ -42,6 +42,12 @@ INSTALL_REQUIRES = [
     # Manifests, ledgers and results tables: Parquet in and out, columns of tens of millions of rows on
     # one machine, no index to keep in step [MIT]
     "polars>=1.30",
+    # JSON of public sets at a quarter of the time, strict about Unicode [Apache-2.0 or MIT]
+    "orjson>=3.11",
+    # 64-bit hashes of word runs for near-duplicates and decontamination, stable across machines [BSD-2-Clause]
+    "xxhash>=3.5",
+    # Public sets come as .jsonl.zst too [BSD-3-Clause]
+    "zstandard>=0.23",
     # Fast tokenizers of the public model families, and of tests, without PyTorch [Apache-2.0]
     "tokenizers>=0.22",
     # Weights in and out: the one format of Hugging Face that holds arrays and no code [Apache-2.0]
@@ -79,6 +85,9 @@ INSTALL_REQUIRES = [
 # [Google Cloud Platform Terms of Service: free to install, not open source; hence never in the core]
 AOT = ["libtpu>=0.0.50"]
 
+# Stages of a corpus build on a cluster: tasks alone, no durable state in it [Apache-2.0]
+RAY = ["ray>=2.50"]
+
 # Runs a notebook from the command line, and the kernel it runs in [both BSD-3-Clause]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 
@@ -88,12 +97,16 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.11.2"],
     "aot": AOT,
     "notebook": NOTEBOOK,
+    "ray": RAY,
+    # MinHash in Rust; ours in numpy finds the same duplicates, ten times slower [MIT]
+    "rensa": ["rensa>=0.5"],
     # Opens preference sets that already lie in TFDS format; reads ArrayRecord without TensorFlow
     # [Apache-2.0]
     "tfds": ["tensorflow-datasets>=4.9.10"],
     "test": [
         *AOT,
         *NOTEBOOK,
+        *RAY,
         "pytest>=8.4",  # [MIT]
         "httpx>=0.28",  # asks the server as a client would [BSD-3-Clause]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]
