@@ -1,0 +1,1 @@
+"""From public sets to a corpus: stages over shards (docs/corpus.md)."""
