@@ -71,7 +71,7 @@ class Corpus:
 
     def scan_manifest(self) -> pl.LazyFrame:
         """The manifest as a polars query, of which no more is read than it asks for."""
-        return pl.scan_parquet(self.manifests)
+        return pl.scan_parquet(list(self.manifests))
 
     def __iter__(self) -> Iterator[Comparison]:
         """Comparisons in row order, read shard by shard."""
@@ -200,9 +200,7 @@ def read_shard(path: Path, count: int) -> list[bytes]:
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"{path} cannot be read ({error}): corrupt; build it again") from error
     if len(records) != count:
-        raise DataError(
-            f"{path} holds {len(records)} records, its description says {count}; build it again"
-        )
+        raise DataError(f"{path} holds {len(records)} records, its description says {count}; build it again")
     return records
 
 
@@ -349,7 +347,7 @@ def _check_manifests(
         if not same_size or (deep and atomic.sha256(path) != part["sha256"]):
             raise DataError(f"{path} was changed after it was written; {mend}")
         paths.append(path)
-    rows = pl.scan_parquet(paths).select(pl.len()).collect().item()
+    rows = pl.scan_parquet(list(paths)).select(pl.len()).collect().item()
     if not rows == records == record["comparisons"]:
         raise DataError(
             f"{paths[0]}{' and further parts have' if len(paths) > 1 else ' has'} {rows} rows, the shards hold "

@@ -75,7 +75,9 @@ def build(
         return _finished(directory, asked)
     work = directory / "work"
     stage = functools.partial(_stage, work, engine, progress)
-    normalised = [stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources]
+    normalised = [
+        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
+    ]
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
@@ -298,8 +300,6 @@ def _first_refusals(normalised: Sequence[Sequence[stages.Done]]) -> str:
     return ", ".join(f"{code} ({count})" for code, count in refused.items()) or "the sources are empty"
 
 
-def normalise_tasks(
-    config: BuildConfig, source: SourceConfig, data_dir: Path | None
-) -> list[stages.Task]:
+def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | None) -> list[stages.Task]:
     """A task a unit of the source's files."""
     raise NotImplementedError

@@ -137,9 +137,7 @@ class _Chosen:
         return joined.select(VERDICT_SCHEMA.names())
 
 
-def _splits(
-    index: pl.DataFrame, *, validation: float, test: float, seed: int, by_source: bool
-) -> pl.Series:
+def _splits(index: pl.DataFrame, *, validation: float, test: float, seed: int, by_source: bool) -> pl.Series:
     """The split of each item: by a hash of its group, so that a group is never parted."""
     out = []
     for group, published in zip(index["group"], index["split"], strict=True):
