@@ -17,22 +17,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 
 from rewardscale.config import ConfigError
+from rewardscale.stages.cluster import connected, in_cluster
 from rewardscale.stages.store import LocalStore
-from rewardscale.stages.task import Done, Failure, Task, call, explain
-
-Outcomes = Generator[tuple[Task, Failure | None], None, None]
+from rewardscale.stages.task import Done, Failure, Outcomes, Task, call, cores, explain, worker_environment
 
 # A task in whose company a worker died runs again; after so many times it runs alone, and if that kills the
 # worker too, it is the culprit.
 _DEATHS_IN_COMPANY = 2
-
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "RAYON_NUM_THREADS",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Engine:
             return cls()
         if name == "process" and (not colon or (rest.isdecimal() and int(rest) > 0)):
             return cls("process", workers=int(rest) if rest else None)
-        if name == "ray" and bool(colon) == bool(rest):
+        if name == "ray" and bool(colon) == bool(rest) and "://" not in rest:
             return cls("ray", address=rest or None)
         raise ConfigError(f"engine={text!r} must be inline, process[:WORKERS], ray[:auto] or ray:HOST:PORT")
 
@@ -89,8 +80,21 @@ class Work:
 def results(engine: Engine, work: Work, tasks: Sequence[Task]) -> Outcomes:
     """Yields (task, what failed or None) in the order in which tasks end. Close it to stop at once."""
     if engine.name == "process":
-        return _in_processes(work, tasks, min(engine.workers or _cores(), len(tasks)))
+        return _in_processes(work, tasks, min(engine.workers or cores(), len(tasks)))
+    if engine.name == "ray":
+        return in_cluster(work, tasks, engine.address)
     return _inline(work, tasks)
+
+
+@contextlib.contextmanager
+def session(engine: str | Engine) -> Iterator[Engine]:
+    """Keeps what is slow to start (a connection to a cluster) for all stages that are run in the block.
+
+    Raises ConfigError and StageError (no such engine, not installed, not reachable).
+    """
+    engine = Engine.parse(engine)
+    with connected(engine.address) if engine.name == "ray" else contextlib.nullcontext():
+        yield engine
 
 
 def _inline(work: Work, tasks: Sequence[Task]) -> Outcomes:
@@ -99,10 +103,6 @@ def _inline(work: Work, tasks: Sequence[Task]) -> Outcomes:
         yield task, failure
         if failure:
             return
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(work: Work, tasks: Sequence[Task], workers: int) -> Outcomes:
@@ -138,7 +138,7 @@ def _in_one_pool(
             # One more than there are workers, so that none waits for this process.
             while waiting and not failed and not killed and len(running) <= workers:
                 try:
-                    with _worker_environment(workers):  # a worker may be started here
+                    with _started_with(worker_environment(workers)):  # a worker may be started here
                         future = pool.submit(work, waiting[0])
                 except BrokenProcessPool:
                     killed.append(waiting.popleft())
@@ -196,15 +196,10 @@ def _start_worker(driver: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _worker_environment(workers: int) -> Iterator[None]:
-    """What workers started in this block inherit: they keep off accelerators and share the cores.
-
-    It must be there when a worker starts: polars and BLAS read it on import.
-    """
-    threads = str(max(1, _cores() // workers))
-    new = {"JAX_PLATFORMS": "cpu"} | {name: threads for name in _THREADS if name not in os.environ}
-    old = {name: os.environ.get(name) for name in new}
-    os.environ.update(new)
+def _started_with(environment: dict[str, str]) -> Iterator[None]:
+    """What processes that are started in this block inherit. Polars and BLAS read it on import, so it must be there."""
+    old = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     try:
         yield
     finally:

@@ -6,9 +6,10 @@ import errno
 import hashlib
 import importlib
 import json
+import os
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ _FRAMES = 3  # of a task's traceback that a message shows, from its end
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_WRITING = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+# Of worker processes: each library with threads of its own.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
 
 
 class StageError(RuntimeError):
@@ -65,6 +76,10 @@ class Failure:
 
     what: str
     mend: str
+
+
+# What an engine yields as tasks end; None where a task was committed.
+Outcomes = Generator[tuple[Task, Failure | None], None, None]
 
 
 def check(stage: str, tasks: Sequence[Task]) -> None:
@@ -116,3 +131,14 @@ def explain(error: BaseException) -> Failure:
         mend = "run fewer at once (--engine=process:1)"
     shown = traceback.TracebackException.from_exception(error, limit=-_FRAMES)
     return Failure("".join(shown.format(chain=False)).rstrip(), mend)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environment(workers: int) -> dict[str, str]:
+    """What each of `workers` processes of a machine starts with: it keeps off accelerators and shares the cores."""
+    threads = str(max(1, cores() // workers))
+    return {"JAX_PLATFORMS": "cpu"} | {name: threads for name in _THREADS if name not in os.environ}
