@@ -28,6 +28,7 @@ DROP_SCHEMA = pl.Schema(
         "of_item": pl.UInt32,
     }
 )
+TEXTS = ("pair", "prompt", "responses")  # which of an item's texts are looked at
 _MEND = "remove the build folder and build again"
 
 
@@ -57,11 +58,13 @@ class Dropped:
       files: Parquet files of DROP_SCHEMA, each sorted by (part, item); no item is in two of them.
       outputs: a hash a file, for the fingerprint of what reads them.
       counts: totals of the stage; JSON values.
+      tables: Parquet files for the report, by name.
     """
 
     files: tuple[Path, ...]
     outputs: tuple[str, ...]
     counts: Mapping[str, Any]
+    tables: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def parts_of(normalised: Sequence[stages.Done]) -> list[Part]:
@@ -147,6 +150,22 @@ def read_records(part: Part) -> list[dict[str, Any]]:
     if len(records) != part.items:
         raise DataError(f"{path} holds {len(records)} items where {part.items} were written; {_MEND}")
     return records
+
+
+def read_texts(part: Part, which: str) -> tuple[list[str], np.ndarray]:
+    """The part's texts: a text a message of the prompt, a text a response; `which` is one of TEXTS.
+
+    Returns (texts, starts int64 [items + 1]): those of item i are texts[starts[i]:starts[i + 1]], in order.
+    """
+    texts: list[str] = []
+    starts = np.zeros(part.items + 1, np.int64)
+    for item, record in enumerate(read_records(part)):
+        if which != "responses":
+            texts += [content for _, content in record["prompt"]]
+        if which != "prompt":
+            texts += record["responses"]
+        starts[item + 1] = len(texts)
+    return texts, starts
 
 
 def write_drops(path: Path, drops: pl.DataFrame) -> None:
