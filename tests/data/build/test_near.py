@@ -71,7 +71,7 @@ def test_planted_copies_are_found_and_nothing_else(made, tmp_path):
     clusters = pl.read_parquet(dropped.tables["clusters"])
     assert clusters["cluster"].to_list() == [i // 2 for i in range(40)]
     assert clusters.filter(pl.col("similarity") == 1)["part"].to_list() == [0] * 20  # the first of each
-    assert clusters["similarity"].min() >= LOW
+    assert clusters["similarity"].to_numpy().min() >= LOW
 
 
 def jaccard(one: str, other: str, n: int = near.WORDS) -> float:
@@ -168,7 +168,7 @@ def test_after_exact_duplicates_each_item_is_dropped_once(tmp_path):
     assert first.counts["dropped"] == 80 and second.counts["dropped"] == 20
 
 
-def test_one_template_a_thousand_times_is_linked_by_a_leader(tmp_path, monkeypatch):
+def test_one_template_two_hundred_times_is_linked_by_a_leader(tmp_path, monkeypatch):
     monkeypatch.setattr(near, "ALL_PAIRS", 4)
     random = np.random.default_rng(0)
     template = text(random, 100)
@@ -176,7 +176,7 @@ def test_one_template_a_thousand_times_is_linked_by_a_leader(tmp_path, monkeypat
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
     dropped = near.run(tmp_path / "work", parts)
     assert dropped.counts["dropped"] == 199 and dropped.counts["largest"] == 200
-    assert dropped.counts["pairs"] < 500
+    assert dropped.counts["pairs"] <= 16 * 199  # a leader a band; all pairs would be 19,900
 
 
 def test_which_texts_are_compared(tmp_path):
