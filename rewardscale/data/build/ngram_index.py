@@ -100,7 +100,7 @@ class Index:
         for number, (spot, set_, text, word, count) in enumerate(matches.tolist()):
             of, first, _ = spots[spot].item()
             if of != at:
-                at, spelled = of, word_list(texts[of])
+                at, spelled = of, word_list(texts[int(of)])
             ours = spelled[first : first + WORDS]  # of a text of fewer words: all of them
             real[number] = ours == self.words(set_, text)[word : word + count]
         return matches[real], int((~real).sum())
