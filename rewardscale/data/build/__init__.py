@@ -1,1 +1,1 @@
-"""Stages of a corpus build: exact and near duplicates, decontamination. Each is a list of `stages.Task`."""
+"""From public sets to a corpus, by stages over shards: normalise, exact, near, decontaminate, survivors, rows."""
