@@ -30,6 +30,7 @@ from rewardscale.data.build import parts as build
 from rewardscale.data.build.parts import Dropped, Part
 from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.overlap import WORDS
+from rewardscale.data.records import parse_item
 
 SHORTEST = 8  # words of an evaluation text that is looked for as a whole
 ITEMS_AT_ONCE = 250_000  # of a task; a part of them is in memory
@@ -64,7 +65,8 @@ class EvaluationSet:
 
     Attributes:
       name: of letters, digits, "_", "-" and "."; enters the reason "contaminated:<name>".
-      files: .jsonl files of {"id": ..., "text": "..."}, in order.
+      files: .jsonl files, in order; a line is {"id": ..., "text": "..."}, or a comparison in a form of data/records.py,
+        each message and response of which is a text.
     """
 
     name: str
@@ -81,18 +83,14 @@ def evaluation_set(name: str, path: Path) -> EvaluationSet:
 
 
 def write_texts(path: Path, comparisons: Iterable[Comparison]) -> int:
-    """Writes the messages and responses of a benchmark's comparisons as a file of an evaluation set; returns how many.
-
-    A text's id is the comparison's and its place in it: "<id>/prompt-0", "<id>/response-1".
-    """
+    """Writes a benchmark's comparisons as a file of an evaluation set; returns how many."""
     count = 0
     with atomic.new_file(Path(path)) as file:
         for comparison in comparisons:
-            texts = [(f"prompt-{i}", m.content) for i, m in enumerate(comparison.prompt)]
-            texts += [(f"response-{i}", text) for i, text in enumerate(comparison.responses)]
-            for place, text in texts:
-                file.write(orjson.dumps({"id": f"{comparison.id}/{place}", "text": text}) + b"\n")
-                count += 1
+            prompt = [{"role": m.role, "content": m.content} for m in comparison.prompt]
+            record = {"id": comparison.id, "prompt": prompt, "responses": comparison.responses}
+            file.write(orjson.dumps(record) + b"\n")
+            count += 1
     return count
 
 
@@ -102,6 +100,7 @@ def run(
     sets: Sequence[EvaluationSet],
     *,
     dropped: Sequence[Dropped] = (),
+    words: int = WORDS,
     shortest: int = SHORTEST,
     common: int | None = None,
     engine: Any = "inline",
@@ -113,7 +112,7 @@ def run(
     Args:
       work: the build's folder.
       sets: an item in several is dropped for the first.
-      shortest: words from which a whole text is looked for; WORDS leaves such texts out.
+      words: of a run. shortest: words from which a whole text is looked for; `words` leaves such texts out.
       common: a run that more items than this share is a phrase and no contamination (10 in Brown et al.); by default
         every run counts.
       engine: what runs the tasks. items_at_once: of a task.
@@ -131,8 +130,8 @@ def run(
         raise ConfigError(
             f"evaluation sets {names}: each needs a name of its own of letters, digits, '_', '-' and '.'"
         )
-    if not 1 <= shortest <= WORDS:
-        raise ConfigError(f"shortest={shortest} must be 1 to {WORDS} words")
+    if words < 1 or shortest < 1:
+        raise ConfigError(f"words={words} and shortest={shortest} must be positive")
     parts = build.in_build_order(parts)
     indexed = stages.run(
         work,
@@ -141,14 +140,14 @@ def run(
             stages.Task(
                 name=chosen.name,
                 function=f"{__name__}:index",
-                arguments={"shortest": shortest},
+                arguments={"words": words, "shortest": shortest},
                 inputs=tuple(atomic.sha256(file) for file in chosen.files),
                 paths={"files": [str(file) for file in chosen.files]},
             )
             for chosen in sets
         ],
         engine=engine,
-        progress=progress,
+        progress=build.after(progress, 0),
     )
     indices = {"indices": [str(done.folder) for done in indexed]}
     files = [str(file) for drop in dropped for file in drop.files]
@@ -161,7 +160,7 @@ def run(
             stages.Task(
                 name=f"group-{number:05d}",
                 function=f"{__name__}:find",
-                arguments={"parts": build.arguments(group)},
+                arguments={"parts": build.arguments(group), "words": words},
                 inputs=(*build.inputs(group), *(done.output for done in indexed), *outputs),
                 paths={"folders": build.folders(group), "drop_files": files, **indices},
             )
@@ -196,13 +195,14 @@ def run(
     )
 
 
-def index(folder: Path, *, shortest: int, files: Sequence[str]) -> Mapping[str, Any]:
+def index(folder: Path, *, words: int, shortest: int, files: Sequence[str]) -> Mapping[str, Any]:
     """Task: the index of a set (data/build/ngram_index.py)."""
     ids, texts = _read_texts([Path(file) for file in files])
-    return ngram_index.write(folder, ids, texts, shortest=shortest)
+    return ngram_index.write(folder, ids, texts, words=words, shortest=shortest)
 
 
 def _read_texts(files: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """(ids, texts) of all lines of `files`."""
     ids, texts = [], []
     for path in files:
         with path.open("rb") as file:
@@ -211,29 +211,43 @@ def _read_texts(files: Sequence[Path]) -> tuple[list[str], list[str]]:
                     continue
                 try:
                     record = orjson.loads(line)
-                    text = record["text"]
-                    if not isinstance(text, str):
-                        raise TypeError("'text' is no string")
-                except (ValueError, KeyError, TypeError) as error:
+                    found = _texts_of(record)
+                except (ValueError, TypeError) as error:
                     raise DataError(
-                        f'{path}, line {number}: not {{"id": ..., "text": "..."}}, an evaluation text ({error!r})'
+                        f'{path}, line {number}: neither {{"id": ..., "text": "..."}} nor a comparison: {error}'
                     ) from error
-                ids.append(str(record.get("id", f"{path.name}:{number}")))
-                texts.append(text)
+                name = str(record.get("id", f"{path.name}:{number}"))
+                ids += [f"{name}/{place}" if place else name for place, _ in found]
+                texts += [text for _, text in found]
     return ids, texts
+
+
+def _texts_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(place, text) of a line: its "text", or the messages and responses of a comparison (data/records.py)."""
+    if "text" in record:
+        if not isinstance(record["text"], str):
+            raise TypeError("'text' is not a string")
+        return [("", record["text"])]
+    found: dict[str, None] = {}
+    for messages, responses in parse_item(record).parts:
+        found |= dict.fromkeys(
+            [*(m["content"] for m in messages if isinstance(m.get("content"), str)), *responses]
+        )
+    return [(str(place), text) for place, text in enumerate(found)]
 
 
 def find(
     folder: Path,
     *,
     parts: Sequence[Sequence[int]],
+    words: int,
     folders: Sequence[str],
     drop_files: Sequence[str],
     indices: Sequence[str],
 ) -> Mapping[str, Any]:
     """Task: found.parquet, a row for each run that an item shares with a text of a set: columns of _FOUND."""
     given = build.from_arguments(parts, folders)
-    opened = ngram_index.Index([Path(path) for path in indices])
+    opened = ngram_index.Index([Path(path) for path in indices], words)
     items = runs = refuted = 0
     frames = [pl.DataFrame(schema=_FOUND)]
     for part, stays in zip(given, build.kept(given, drop_files), strict=True):
@@ -293,7 +307,7 @@ def collect(
 
 def _readable(hits: pl.DataFrame, sets: Sequence[str], indices: Sequence[str]) -> pl.DataFrame:
     """The hits with names, ids and words in place of numbers: columns of HITS_SCHEMA, in the order of `hits`."""
-    opened = ngram_index.Index([Path(path) for path in indices])
+    texts = [ngram_index.Texts(Path(path)) for path in indices]
     ids = [pl.read_parquet(Path(path) / "texts.parquet", columns=["id"])["id"] for path in indices]
     rows = [
         (
@@ -303,7 +317,7 @@ def _readable(hits: pl.DataFrame, sets: Sequence[str], indices: Sequence[str]) -
             text,
             ids[set_][text],
             runs,
-            " ".join(opened.words(set_, text)[word : word + count]),
+            " ".join(texts[set_].words(text)[word : word + count]),
         )
         for part, item, set_, text, runs, word, count in hits.iter_rows()
     ]

@@ -10,7 +10,7 @@ the threshold are linked, and of the items that chains of links join the first i
     near              the components of these pairs: memory in proportion to what is dropped
 
 Items that were dropped before take no part. Pairs of one long prompt with short responses are alike whatever the
-responses say; to compare these alone there is texts="responses".
+responses say; to compare these alone there is on="responses".
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def run(
     *,
     dropped: Sequence[Dropped] = (),
     threshold: float = 0.8,
-    texts: str = "pair",
+    on: str = "pair",
     engine: Any = "inline",
     buckets: int | None = None,
     items_at_once: int = ITEMS_AT_ONCE,
@@ -58,7 +58,7 @@ def run(
     Args:
       work: the build's folder.
       threshold: estimated Jaccard similarity from which two items are linked; its standard error is 0.035 at 0.8.
-      texts: "pair" (prompt and responses), "prompt" or "responses".
+      on: "pair" (prompt and responses), "prompt" or "responses".
       engine: what runs the tasks.
       buckets: of the shuffle; by default as many as the items need. items_at_once: of a signature task.
       progress: called with the number of tasks done, over all stages.
@@ -69,7 +69,7 @@ def run(
 
     Neither buckets nor engine nor grouping change what is dropped. Raises ConfigError, DataError.
     """
-    choice("texts", texts, build.TEXTS)
+    choice("on", on, build.ON)
     bands, rows = minhash.bands_and_rows(threshold, PERMUTATIONS)
     parts = build.in_build_order(parts)
     if [part.number for part in parts] != list(range(len(parts))):
@@ -86,14 +86,14 @@ def run(
             stages.Task(
                 name=f"group-{number:05d}",
                 function=f"{__name__}:sign",
-                arguments={"parts": build.arguments(group), "texts": texts, "words": WORDS},
+                arguments={"parts": build.arguments(group), "on": on, "words": WORDS},
                 inputs=build.inputs(group),
                 paths={"folders": build.folders(group)},
             )
             for number, group in enumerate(groups)
         ],
         engine=engine,
-        progress=progress,
+        progress=build.after(progress, 0),
     )
     files = [str(file) for drop in dropped for file in drop.files]
     outputs = tuple(output for drop in dropped for output in drop.outputs)
@@ -166,7 +166,7 @@ def run(
 
 
 def sign(
-    folder: Path, *, parts: Sequence[Sequence[int]], texts: str, words: int, folders: Sequence[str]
+    folder: Path, *, parts: Sequence[Sequence[int]], on: str, words: int, folders: Sequence[str]
 ) -> Mapping[str, Any]:
     """Task: signatures.npy, uint32 [items, PERMUTATIONS], of all items of `parts`."""
     given = build.from_arguments(parts, folders)
@@ -177,7 +177,7 @@ def sign(
     out = np.lib.format.open_memmap(folder / "signatures.npy", "w+", np.uint32, shape)
     start = 0
     for part in given:
-        found, starts = build.read_texts(part, texts)
+        found, starts = build.read_texts(part, on)
         sets = shingles.shingles(shingles.words(found), words)
         of_items = shingles.Runs(sets.hashes, sets.starts[starts])
         out[start : start + part.items] = minhash.signatures(of_items, PERMUTATIONS)

@@ -4,7 +4,6 @@ A normalise task writes parts of at most 10,000 items: `items-00000.array_record
 `index-00000.parquet` (a row an item). Parts are numbered over all tasks, in order; (part, item) is the build order.
 """
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
-from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from rewardscale import atomic, stages
 from rewardscale.data.comparison import DataError
+from rewardscale.data.corpus import read_shard
 
 DROP_SCHEMA = pl.Schema(
     {
@@ -28,7 +27,7 @@ DROP_SCHEMA = pl.Schema(
         "of_item": pl.UInt32,
     }
 )
-TEXTS = ("pair", "prompt", "responses")  # which of an item's texts are looked at
+ON = ("pair", "prompt", "responses")  # which of an item's texts are looked at
 _MEND = "remove the build folder and build again"
 
 
@@ -133,36 +132,21 @@ def read_index(part: Part, columns: Sequence[str]) -> pl.DataFrame:
     return frame
 
 
-def read_records(part: Part) -> list[dict[str, Any]]:
-    """The part's items as `Comparison.to_bytes` wrote them. Raises DataError naming a file that cannot be read."""
-    if not part.items:
-        return []
-    path = part.folder / f"items-{part.index:05d}.array_record"
-    try:
-        reader = array_record_module.ArrayRecordReader(str(path))
-        try:
-            records = [orjson.loads(record) for record in reader.read_all()]
-        finally:
-            with contextlib.suppress(RuntimeError):
-                reader.close()
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_MEND}") from error
-    if len(records) != part.items:
-        raise DataError(f"{path} holds {len(records)} items where {part.items} were written; {_MEND}")
-    return records
+def read_texts(part: Part, on: str) -> tuple[list[str], np.ndarray]:
+    """The part's texts: a text a message of the prompt, a text a response; `on` is one of ON.
 
-
-def read_texts(part: Part, which: str) -> tuple[list[str], np.ndarray]:
-    """The part's texts: a text a message of the prompt, a text a response; `which` is one of TEXTS.
-
-    Returns (texts, starts int64 [items + 1]): those of item i are texts[starts[i]:starts[i + 1]], in order.
+    Returns (texts, starts int64 [items + 1]): those of item i are texts[starts[i]:starts[i + 1]], in order. Raises
+    DataError naming a file that cannot be read.
     """
     texts: list[str] = []
     starts = np.zeros(part.items + 1, np.int64)
-    for item, record in enumerate(read_records(part)):
-        if which != "responses":
+    records = (
+        read_shard(part.folder / f"items-{part.index:05d}.array_record", part.items) if part.items else []
+    )
+    for item, record in enumerate(map(orjson.loads, records)):
+        if on != "responses":
             texts += [content for _, content in record["prompt"]]
-        if which != "prompt":
+        if on != "prompt":
             texts += record["responses"]
         starts[item + 1] = len(texts)
     return texts, starts
@@ -194,6 +178,6 @@ def kept(parts: Sequence[Part], drop_files: Sequence[Path | str]) -> list[np.nda
     return [flat[start:stop] for start, stop in itertools.pairwise(starts)]
 
 
-def after(progress: Callable[[int], None] | None, done: int) -> Callable[[int], None] | None:
+def after(progress: Callable[[int], None] | None, done: int) -> Callable[..., None] | None:
     """`progress` for a further list of tasks, where `done` tasks were done before it."""
-    return None if progress is None else lambda count: progress(done + count)
+    return None if progress is None else lambda count, *of: progress(done + count)

@@ -237,12 +237,38 @@ def test_a_set_from_comparisons_catches_each_of_their_texts(tmp_path):
     )
     comparison = Comparison(prompt, (words(60, 13), words(80, 13), words(100, 13)), source="bench")
     folder = tmp_path / "bench"
-    assert decontaminate.write_texts(folder / "a.jsonl", [comparison]) == 6
+    assert decontaminate.write_texts(folder / "a.jsonl", [comparison]) == 1
     items = [pair(words(20 * i, 13), "good", "bad") for i in range(6)]
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
     dropped = decontaminate.run(tmp_path / "work", parts, [evaluation_set("bench", folder)])
     assert drops_of(dropped)["item"].to_list() == list(range(6))
-    assert hits_of(dropped)[3]["text_id"] == f"{comparison.id}/response-0"
+    assert hits_of(dropped)[3]["text_id"] == f"{comparison.id}/3"
+
+
+def test_comparisons_in_the_usual_forms_are_evaluation_texts(tmp_path):
+    path = tmp_path / "bench.jsonl"
+    records = [
+        {"id": 7, "prompt": words(0, 13), "chosen": words(20, 13), "rejected": words(40, 13)},
+        {"prompt": [{"role": "user", "content": words(60, 13)}], "responses": [words(80, 13)]},
+        {"text": words(100, 13), "prompt": "not looked at"},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    items = [pair(words(20 * i, 13), "good", "bad") for i in range(6)]
+    parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
+    dropped = decontaminate.run(tmp_path / "work", parts, [evaluation_set("bench", path)])
+    ids = [hit["text_id"] for hit in hits_of(dropped)]
+    assert ids == ["7/0", "7/1", "7/2", "bench.jsonl:2/0", "bench.jsonl:2/1", "bench.jsonl:3"]
+
+
+def test_runs_of_another_length(tmp_path):
+    evaluation = sets_of(tmp_path, bench=[words(0, 20), words(50, 4)])
+    items = [pair(words(i, k), "good", "bad") for i, k in ((3, 5), (3, 4), (50, 4), (0, 0))]
+    parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
+    found = decontaminate.run(tmp_path / "work", parts, evaluation, words=5, shortest=4)
+    assert drops_of(found)["item"].to_list() == [0, 2]
+    assert (
+        decontaminate.run(tmp_path / "work", parts, evaluation, words=5).counts["by_set"][0]["too_short"] == 1
+    )
 
 
 def test_nothing_at_all(tmp_path):
@@ -264,7 +290,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
     for number, line in enumerate(['{"id": 1', '{"id": 1}', '{"text": 3}', "[]"]):
         path = tmp_path / f"bad-{number}.jsonl"
         path.write_text('{"text": "fine"}\n\n' + line + "\n")
-        with pytest.raises(DataError, match=rf"bad-{number}\.jsonl, line 3: not"):
+        with pytest.raises(DataError, match=rf"bad-{number}\.jsonl, line 3: neither"):
             decontaminate.run(tmp_path / f"c{number}", [], [evaluation_set("bad", path)])
 
 
@@ -274,5 +300,5 @@ def test_the_filter_passes_all_that_is_there_and_lookups_are_exact():
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name) / "hashes.npy", np.sort(hashes[:20_000]))
         np.save(Path(name) / "places.npy", np.zeros(20_000, ngram_index._PLACE))
-        found = ngram_index.Index([Path(name)]).holds(hashes)
+        found = ngram_index.Index([Path(name)], 13).holds(hashes)
     assert found[:20_000].all() and not found[20_000:].any()

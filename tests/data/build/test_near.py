@@ -96,7 +96,7 @@ def test_the_threshold_is_kept_within_the_estimates_error(tmp_path, threshold):
         assert abs(jaccard(one, other) - s) < 0.02
     items = [pair(one, "?", "!") for couple in couples for one in couple]
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
-    found = set(drops_of(near.run(tmp_path / "work", parts, threshold=threshold, texts="prompt"))["of_item"])
+    found = set(drops_of(near.run(tmp_path / "work", parts, threshold=threshold, on="prompt"))["of_item"])
     below, above = set(range(0, 80, 2)), set(range(80, 160, 2))
     assert len(found & below) <= 1 and len(found & above) >= 38
 
@@ -185,8 +185,8 @@ def test_which_texts_are_compared(tmp_path):
     items = [pair(question, one, "no"), pair(question, other, "no way"), pair("another question", "no!", one)]
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
     found = {
-        texts: [tuple(row) for row in drops_of(near.run(tmp_path / texts, parts, texts=texts)).rows()]
-        for texts in ("pair", "prompt", "responses")
+        on: [tuple(row) for row in drops_of(near.run(tmp_path / on, parts, on=on)).rows()]
+        for on in ("pair", "prompt", "responses")
     }
     assert found["pair"] == []
     assert found["prompt"] == [(0, 1, "near_duplicate", 0, 0)]
@@ -204,7 +204,7 @@ def test_items_without_words_are_not_alike(tmp_path):
 
 def test_bad_input_is_one_clear_error(made, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'prompt'"):
-        near.run(tmp_path / "a", made, texts="prompts")
+        near.run(tmp_path / "a", made, on="prompts")
     with pytest.raises(ConfigError, match="threshold=80 must be"):
         near.run(tmp_path / "b", made, threshold=80)
     with pytest.raises(DataError, match="without a gap"):
