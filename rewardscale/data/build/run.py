@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 import polars as pl
 
-from rewardscale import atomic, stages
+from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
 from rewardscale.config.build import BuildConfig, SourceConfig
 from rewardscale.data import corpus as corpora
@@ -223,13 +223,13 @@ def _record(
                 "dropped": fate,
             }
         )
-    packages = ("rewardscale", "array_record", "polars", "orjson", "xxhash")
+    packages = ("array_record", "polars", "orjson", "xxhash")
     return {
         "asked": asked,
         "config": to_mapping(config),
         "sources": sources,
         "stages": {name: dict(one.counts) for name, one in dropped.items()},
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"rewardscale": __version__, **{name: importlib.metadata.version(name) for name in packages}},
     }
 
 
