@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from rewardscale import atomic
 from rewardscale.data.build.run import Built
-from rewardscale.data.describe import drawing
-from rewardscale.data.describe import sections
+from rewardscale.data.describe import drawing, sections
 from rewardscale.data.describe.drawing import svg
 from rewardscale.data.describe.frames import (
     distinct_prompts,

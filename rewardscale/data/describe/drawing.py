@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.7  # inches
+WIDTH = 4.2  # inches
 MOST_SOURCES = 16
 # Okabe & Ito's colour-blind-safe hues; name -> (light, dark). The light one stands in a file of its own.
 PALETTE = {
@@ -153,8 +153,8 @@ def flow(sources: pl.DataFrame, splits: pl.DataFrame) -> Figure:
     drawn = [fate for fate in FATES if fate in set(table["fate"])]
     legend_rows = -(-len(drawn) // 2)
     with _look():
-        height = 0.42 * len(names) + 0.2 * legend_rows + 0.25
-        figure, axes = _axes(height, left=0.05, right=0.05, bottom=0.08, top=0.2 * legend_rows + 0.12)
+        height = 0.42 * len(names) + 0.19 * legend_rows + 0.1
+        figure, axes = _axes(height, left=0.05, right=0.05, bottom=0.05, top=0.19 * legend_rows + 0.05)
         for place, name in enumerate(names):
             counts = dict(table.filter(pl.col("source") == name).select("fate", "count").iter_rows())
             total, start = sum(counts.values()), 0.0

@@ -99,7 +99,11 @@ def folded(summary: str, body: str) -> Html:
 
 def long_text(pieces: Pieces, mark: str = "") -> Html:
     """A text in pieces, the marked ones in <mark class=...>; what is beyond SHOWN characters is folded."""
-    head, rest = cut(pieces, SHOWN)
+    whole = "".join(piece for piece, _ in pieces)
+    words = (
+        whole.rfind(" ", SHOWN - 60, SHOWN) + 1
+    )  # not in the middle of a word, if it is no longer than that
+    head, rest = cut(pieces, len(whole) if len(whole) <= SHOWN else words or SHOWN)
     rest, more = cut(rest, FOLDED - SHOWN)
     out = f"<div class=text dir=auto>{_marked(head, mark)}</div>"
     if rest:
@@ -142,13 +146,13 @@ a { color: var(--link); }
 .tiles b { display: block; font-size: 1.4rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tiles span { font-size: .82rem; color: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem 2rem; }
-figure { margin: .8rem 0; max-width: 34rem; }
+figure { margin: .8rem 0; max-width: 30rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { font-size: .86rem; margin-top: .3rem; }
 .wide { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); }
-td { min-width: 2.5rem; overflow-wrap: normal; }
+td { min-width: 2.5rem; overflow-wrap: normal; } td:first-child { min-width: 8rem; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 .n { text-align: right; white-space: nowrap; }
 .bar { display: block; height: .7rem; margin-top: .35rem; min-width: 1px; border-radius: 2px; }

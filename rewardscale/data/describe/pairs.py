@@ -88,8 +88,10 @@ def difference(one: str, other: str) -> tuple[Pieces, Pieces]:
     pieces: tuple[Pieces, Pieces] = ([], [])
     for tag, i1, i2, j1, j2 in codes:
         for side, (start, stop) in enumerate(((i1, i2), (j1, j2))):
-            if text := "".join(words[side][start:stop]):
-                pieces[side].append((text, marked and tag != "equal"))
+            text = "".join(words[side][start:stop])
+            space = len(text) - len(text.lstrip()) if marked and tag != "equal" else len(text)
+            split = [(text[:space], False), (text[space:], True)]
+            pieces[side].extend(piece for piece in split if piece[0])
     for side, text in enumerate((one, other)):
         shown = sum(len(piece) for piece, _ in pieces[side])
         if rest := text[shown:]:

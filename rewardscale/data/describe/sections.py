@@ -136,7 +136,8 @@ def _steps(tables: Tables) -> Html:
     most = max(total["read"], total["pairs"], 1)
 
     def row(step: str, count: int, colour: str, note: str = "") -> list[Any]:
-        return [step, count, bar(count / most, colour), note]
+        below = f"<br><span class=soft>{text(note)}</span>" if note else ""
+        return [Html(text(step) + below), count, bar(count / most, colour)]
 
     rows = [
         row("records read", total["read"], "soft"),
@@ -154,7 +155,7 @@ def _steps(tables: Tables) -> Html:
     )
     noted = ", ".join(f"{split or '(none)'} {pairs:,}" for split, pairs in by_split.iter_rows())
     rows.append(row("= kept", total["kept"], "blue", noted))
-    return table(["step", "count", "", ""], [one for one in rows if one])
+    return table(["step", "count", ""], [one for one in rows if one])
 
 
 def _sources(tables: Tables) -> Html:
