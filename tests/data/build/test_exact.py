@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
+from rewardscale.config.build import CONFLICTS
 from rewardscale.data.build import exact
 from rewardscale.data.build.parts import DROP_SCHEMA, Part, kept, parts_of
 from rewardscale.data.comparison import Comparison, DataError, Message
@@ -60,7 +61,7 @@ def twin(parts, conflicts) -> list[tuple]:
 
 
 @settings(deadline=None, max_examples=25)
-@given(corpora, st.sampled_from(exact.CONFLICTS), st.integers(1, 5), st.integers(1, 12))
+@given(corpora, st.sampled_from(CONFLICTS), st.integers(1, 5), st.integers(1, 12))
 def test_it_drops_what_the_slow_way_drops(parts, conflicts, buckets, at_once):
     with tempfile.TemporaryDirectory() as name:
         made = parts_small.write_parts(Path(name), [parts[:2], parts[2:]])
