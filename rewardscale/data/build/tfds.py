@@ -9,6 +9,7 @@ source prefers the first response, -1 the second, 0 neither) and margin. Records
 This is an export for other people's readers: training reads the corpus itself (benchmarks/results/encodings.md).
 """
 
+import functools
 import itertools
 import json
 import re
@@ -68,13 +69,8 @@ def export(
         return _same(final, corpus)
     work = Path(out) / f".{name}-{VERSION}.work"
     tasks = _tasks(corpus, name)
-    done = stages.run(
-        work,
-        "shards",
-        tasks,
-        engine=engine,
-        progress=(lambda count: progress("tfds", count, len(tasks))) if progress else None,
-    )
+    report = functools.partial(progress, "tfds") if progress else None
+    done = stages.run(work, "shards", tasks, engine=engine, progress=report)
     with atomic.new_directory(final) as folder:
         for one in done:
             for shard in one.counts["shards"]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from rewardscale import stages
 from rewardscale.config import content_hash, to_mapping
-from rewardscale.config.build import BuildConfig, SourceConfig, SplitConfig
-from rewardscale.data.build import exact, normalise, run
+from rewardscale.config.build import BuildConfig, DecontaminateConfig, NearConfig, SourceConfig, SplitConfig
+from rewardscale.data.build import decontaminate, exact, near, normalise, run
 from rewardscale.data.build.parts import grouped, parts_of
 from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.sources.judged import Judged, Judgement, Refused
@@ -45,12 +45,17 @@ def build(
     about: Mapping[str, Mapping[str, str]] | None = None,
     split: SplitConfig | None = None,
     conflicts: str = "drop",
+    near_threshold: float = 0.0,
+    evaluation_sets: Mapping[str, Path] | None = None,
     keep_work: bool = False,
 ) -> run.Built:
     """A build of `sources` (name -> what was found in it); `about` gives titles, licences and addresses."""
+    sets = [decontaminate.evaluation_set(name, path) for name, path in (evaluation_sets or {}).items()]
     config = BuildConfig(
         sources=tuple(SourceConfig(path=f"{name}.jsonl", name=name) for name in sources),
         conflicts=conflicts,
+        near=NearConfig(threshold=near_threshold),
+        decontaminate=DecontaminateConfig(tuple(f"{one.name}={one.files[0]}" for one in sets)),
         split=split or SplitConfig(),
     )
     work = directory / "work"
@@ -60,6 +65,10 @@ def build(
     ]
     parts = parts_of([done for tasks in normalised for done in tasks])
     dropped = {"exact": exact.run(work, parts, conflicts=conflicts)}
+    if near_threshold:
+        dropped["near"] = near.run(work, parts, dropped=[*dropped.values()], threshold=near_threshold)
+    if sets:
+        dropped["decontaminate"] = decontaminate.run(work, parts, sets, dropped=[*dropped.values()])
     groups = grouped(parts, run.ITEMS_A_TASK)
     surviving = stages.run(work, "survivors", run.survivor_tasks(groups, list(dropped.values())))
     written = stages.run(work, "rows", run.row_tasks(config, groups, surviving))
