@@ -1,6 +1,7 @@
 """The page of a corpus: every number counted again by hand, every text escaped, the same bytes each time."""
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -180,6 +181,34 @@ def test_copies_and_clusters(built: Built, page: str) -> None:
     clusters = describe.frame_clusters(built)
     assert clusters is not None and clusters.rows() == [("exact", 2, 7)]
     assert "contradicting labels: first response 1, second 1, neither 0" in page
+
+
+def test_near_duplicates_and_contamination(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in range(40)]
+    test = " ".join(words[10:30])
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"id": "b-7", "text": test}) + "\n")
+    near = " ".join(f"other{i}" for i in range(60))
+    found = {
+        "one": [judged("near", near + " yes", near + " no", source="one"), plain(1, source="one")],
+        "two": [
+            judged("near", near + " yes", near + " not", source="two"),
+            judged("taken", " ".join(words), "no", source="two"),
+        ],
+    }
+    sets = {"bench": tmp_path / "bench.jsonl", "clean": tmp_path / "clean.jsonl"}
+    sets["clean"].write_text(json.dumps({"id": 1, "text": " ".join(f"unseen{i}" for i in range(20))}) + "\n")
+    built = built_small.build(
+        tmp_path / "built", found, near_threshold=0.7, evaluation_sets=sets, keep_work=True
+    )
+    assert len(built.corpus) == 2
+    assert describe.frame_contamination(built).rows() == [("bench", "two", 1)]
+    clusters = describe.frame_clusters(built)
+    assert clusters is not None and clusters.rows() == [("near", 2, 1)]
+    text = describe.describe(built.directory).read_text(encoding="utf-8")
+    assert "b-7" in text and "word10 word11 word12" in text
+    assert "near-duplicate: one 1 ×, two 1 ×" in text
+    assert re.search(r"<td>clean</td><td class=n>0</td>", text)
+    assert "1 more was nearly the same" in text
 
 
 def test_a_build_without_its_work_says_so(tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from rewardscale import stages
 from rewardscale.data.build.normalise import items_path
-from rewardscale.data.build.parts import Part, parts_of, read_index
+from rewardscale.data.build.parts import DROP_SCHEMA, Part, parts_of, read_index
 from rewardscale.data.build.run import Built
 from rewardscale.data.comparison import Comparison
 from rewardscale.data.describe.pairs import read_record
 
 EXAMPLES = 3  # of each reason
+HITS = 15
 MOST_NAMED = 200  # members of a cluster that are looked at
 
 
@@ -46,6 +48,22 @@ def examples(built: Built) -> list[Example]:
     return out
 
 
+def hits(built: Built) -> list[tuple[str, str, str, str]]:
+    """(evaluation set, its text's id, source of the pair, words in common) of some contaminated pairs of each set."""
+    files = sorted((built.directory / "work" / "decontaminate").glob("*/hits.parquet"))
+    parts = {part.number: part for part in _parts(built)}
+    if not files or not parts:
+        return []
+    query = pl.scan_parquet(files).sort("set", "part", "item", "text").group_by("set", maintain_order=True)
+    sets = max(1, len(built.record["config"]["decontaminate"]["sets"]))
+    found = query.head(max(1, HITS // sets)).collect()
+    rows = []
+    for row in found.iter_rows(named=True):
+        source = read_index(parts[row["part"]], ["source"])["source"][row["item"]]
+        rows.append((row["set"], row["text_id"], source, row["words"]))
+    return rows
+
+
 def _parts(built: Built) -> list[Part]:
     """The parts of the build, numbered as it numbered them; nothing if they are gone."""
     done = []
@@ -64,18 +82,25 @@ def _parts(built: Built) -> list[Part]:
 
 
 def _largest(files: list[Path]) -> Iterator[tuple[str, pl.DataFrame]]:
-    """(reason, its drops) of the largest clusters, a few of each reason."""
-    drops = pl.scan_parquet(files).filter(pl.col("of_part").is_not_null())
+    """(reason, its drops) of the largest clusters, a few of each reason. No cluster lies in two files."""
     keys = ["reason", "of_part", "of_item"]
-    sizes = drops.group_by(keys).len().group_by("reason").agg(
-        pl.struct("of_part", "of_item", "len").sort_by("len", "of_part", "of_item", descending=[True, False, False])
-        .head(EXAMPLES)
-    )  # fmt: skip
-    for reason, clusters in sizes.sort("reason").collect(engine="streaming").iter_rows():
-        for cluster in clusters:
-            own = (pl.col("of_part") == cluster["of_part"]) & (pl.col("of_item") == cluster["of_item"])
-            query = drops.filter(own & (pl.col("reason") == reason)).sort("part", "item").head(MOST_NAMED)
-            yield reason, query.collect(engine="streaming")
+    order: dict[str, Any] = {"by": ["len", "of_part", "of_item"], "descending": [True, False, False]}
+    largest = pl.DataFrame(
+        schema={**{key: DROP_SCHEMA[key] for key in keys}, "len": pl.UInt32, "file": pl.UInt32}
+    )
+    for number, file in enumerate(files):
+        sizes = pl.scan_parquet(file).filter(pl.col("of_part").is_not_null()).group_by(keys).len()
+        own = sizes.sort(**order).group_by("reason", maintain_order=True).head(EXAMPLES).collect()
+        own = own.with_columns(pl.lit(number, pl.UInt32).alias("file")).select(largest.columns)
+        largest = (
+            pl.concat([largest, own]).sort(**order).group_by("reason", maintain_order=True).head(EXAMPLES)
+        )
+    for reason, part, item, _, number in (
+        largest.select(*keys, "len", "file").sort("reason", maintain_order=True).iter_rows()
+    ):
+        own = (pl.col("reason") == reason) & (pl.col("of_part") == part) & (pl.col("of_item") == item)
+        query = pl.scan_parquet(files[number]).filter(own)
+        yield reason, query.sort("part", "item").head(MOST_NAMED).collect()
 
 
 def _example(reason: str, drops: pl.DataFrame, parts: dict[int, Part]) -> Example:

@@ -290,15 +290,16 @@ def frame_clusters(built: Built) -> pl.DataFrame | None:
     """
     tables = []
     for stage in ("exact", "near"):
-        files = sorted((built.directory / "work" / stage).glob("*/drop.parquet"))
-        if files:
-            keys = ["of_part", "of_item"]
-            copies = pl.scan_parquet(files).filter(pl.col("of_part").is_not_null())
+        # A file at a time: a cluster lies in one.
+        for file in sorted((built.directory / "work" / stage).glob("*/drop.parquet")):
+            copies = pl.scan_parquet(file).filter(pl.col("of_part").is_not_null())
             others = (pl.col("part") != pl.col("of_part")) | (pl.col("item") != pl.col("of_item"))
-            sizes = copies.group_by(keys).agg(size=others.sum().cast(pl.Int64) + 1)
-            counted = _collect(sizes.group_by("size").agg(clusters=pl.len().cast(pl.Int64)))
-            tables.append(counted.sort("size").select(pl.lit(stage).alias("stage"), "size", "clusters"))
-    return pl.concat(tables) if tables else None
+            sizes = copies.group_by("of_part", "of_item").agg(size=others.sum().cast(pl.Int64) + 1)
+            counted = sizes.group_by("size").agg(clusters=pl.len().cast(pl.Int64))
+            tables.append(_collect(counted).select(pl.lit(stage).alias("stage"), "size", "clusters"))
+    if not tables:
+        return None
+    return pl.concat(tables).group_by("stage", "size").agg(pl.col("clusters").sum()).sort("stage", "size")
 
 
 def examples_of_refusals(built: Built, most: int = 3) -> list[dict[str, Any]]:

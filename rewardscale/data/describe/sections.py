@@ -278,6 +278,11 @@ def _copies(built: Built) -> str:
         f"{'pair has' if groups == 1 else 'pairs have'} contradicting labels; what became of them is the policy "
         f"“{built.record['config']['conflicts']}”: {exact.get('conflicts', 0):,} dropped."
     )
+    if near := built.record["stages"].get("near"):
+        line += (
+            f" {near['dropped']:,} more {'was' if near['dropped'] == 1 else 'were'} nearly the same as an earlier one "
+            f"(Jaccard similarity of word 5-shingles from {built.record['config']['near']['threshold']:g} on)."
+        )
     head = ["reason", "dropped from", "for one of", "pairs"]
     return f"<p>{text(line)}</p>" + _long(head, rows, "No pair was there twice.")
 
@@ -310,7 +315,10 @@ def _contamination(built: Built) -> Html:
     by_source = folded("By source", _long(["evaluation set", "source", "pairs"], detail)) if detail else ""
     words = built.record["config"]["decontaminate"]["words"]
     line = f"Pairs that share {words} consecutive words with an evaluation set were left out."
-    return Html(f"<p>{text(line)}</p>{table(['evaluation set', 'pairs'], rows)}{by_source}")
+    found = clusters.hits(built)
+    head = ["evaluation set", "its text", "source", "words in common"]
+    examples = folded(f"{len(found)} examples", table(head, found)) if found else ""
+    return Html(f"<p>{text(line)}</p>{table(['evaluation set', 'pairs'], rows)}{by_source}{examples}")
 
 
 def _quarantine(built: Built) -> str:
