@@ -24,8 +24,7 @@ import numpy as np
 import orjson
 import polars as pl
 
-import rewardscale
-from rewardscale import atomic, stages
+from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
 from rewardscale.config.build import BuildConfig, SourceConfig
 from rewardscale.data import corpus as corpora
@@ -279,8 +278,7 @@ def _record(
         "config": to_mapping(config),
         "sources": sources,
         "stages": {name: dict(one.counts) for name, one in dropped.items()},
-        "versions": {"rewardscale": rewardscale.__version__}
-        | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"rewardscale": __version__, **{name: importlib.metadata.version(name) for name in packages}},
     }
 
 
