@@ -39,12 +39,18 @@ def load(path: Path) -> np.ndarray:
 
 def create(path: Path, dtype: Any, shape: int | tuple[int, ...]) -> np.ndarray:
     """A new .npy file of zeros, mapped for writing: its pages go to disk as they are filled."""
+    shape = (shape,) if isinstance(shape, int) else shape
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def constant(value: Any, count: int, dtype: Any) -> np.ndarray:
     """[count] times `value`, read-only and without memory of its own."""
     return np.broadcast_to(np.asarray(value, dtype), (count,))
+
+
+def is_constant(values: np.ndarray) -> bool:
+    """Whether it is an array as `constant` makes them."""
+    return len(values) > 0 and values.strides == (0,)
 
 
 def update(digest: Any, values: np.ndarray, dtype: Any = None) -> None:
@@ -61,77 +67,71 @@ def every(values: np.ndarray, holds: Callable[[np.ndarray], np.ndarray | np.bool
 def increasing(values: np.ndarray) -> bool:
     """Whether each entry is greater than the one before it."""
     return all(
-        bool((values[piece.start + 1 : piece.stop + 1] > values[piece][: len(values) - piece.start - 1]).all())
+        bool(
+            (values[piece.start + 1 : piece.stop + 1] > values[piece][: len(values) - piece.start - 1]).all()
+        )
         for piece in pieces(len(values))
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A committed folder of equally long arrays: its record, and the arrays by name.
-
-    Arrays that hold one value throughout have no file; the record names the value.
-    """
+    """A committed folder of arrays: its record, and the arrays by name (large ones mapped)."""
 
     record: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
 
 
-def write_folder(
-    final: Path,
-    record_name: str,
-    record: Mapping[str, Any],
-    count: int,
-    fill: Callable[[Path], Mapping[str, np.ndarray | float]],
-) -> None:
-    """Commits `final`: `fill(folder)` gives arrays [count] by name, or the one value that an array holds.
+Contents = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]  # a record (JSON values), arrays by name
 
-    Arrays that it has created in the folder itself (`create`) are left as they are; others are saved.
-    `record` (JSON values) goes to `record_name`, with sizes and SHA-256 of the files, written last.
+
+def write_folder(final: Path, record_name: str, fill: Callable[[Path], Contents]) -> None:
+    """Commits `final` with what `fill(folder)` returns; the record, written last, describes the files too.
+
+    Arrays that were created in the folder (`create`) stay as they are, a `constant` becomes one number of the
+    record, others are saved.
 
     Raises OSError (full disk, read-only folder); nothing stays behind.
     """
     with atomic.new_directory(final) as folder:
-        files, constants = {}, {}
-        for name, values in fill(folder).items():
+        record, contents = fill(folder)
+        described: dict[str, Any] = {}
+        for name, values in contents.items():
             path = folder / f"{name}.npy"
-            if not isinstance(values, np.ndarray):
-                constants[name] = values
+            about = {"dtype": values.dtype.str, "count": len(values)}
+            if is_constant(values):
+                described[name] = about | {"value": values[0].item()}
                 continue
             if isinstance(values, np.memmap) and path.exists():
                 values.flush()
             else:
                 np.save(path, values)
-            files[name] = {"bytes": path.stat().st_size, "sha256": atomic.sha256(path)}
-        described = {"count": count, "files": files, "constants": constants}
+            described[name] = about | {"bytes": path.stat().st_size, "sha256": atomic.sha256(path)}
         atomic.write_json(folder / record_name, {**record, "arrays": described})
 
 
-def open_folder(
-    directory: Path, record_name: str, dtypes: Mapping[str, Any], *, deep: bool | None = None
-) -> Folder:
+def open_folder(directory: Path, record_name: str, *, deep: bool | None = None) -> Folder:
     """Opens a folder of `write_folder` and checks it against its record.
 
-    Args:
-      dtypes: of arrays that may be constant.
-      deep: also check each file's SHA-256, by default when all are under 256 MiB together.
-
+    `deep`: also check the files' SHA-256, by default when they are under 256 MiB together.
     Raises DataError naming the file and the mend.
     """
     path = directory / record_name
-    mend = f"delete {directory} and build it again"
+    mend = f"delete {directory}; it is made again when it is needed"
     try:
-        record = json_record(path)
+        record = json.loads(path.read_text())
         described = record["arrays"]
         if deep is None:
-            deep = sum(file["bytes"] for file in described["files"].values()) <= VERIFY_LIMIT_BYTES
+            deep = sum(about.get("bytes", 0) for about in described.values()) <= VERIFY_LIMIT_BYTES
         found = {}
-        for name, file in described["files"].items():
-            found[name] = checked(directory / f"{name}.npy", file["bytes"], file["sha256"] if deep else None)
-            if len(found[name]) != described["count"]:
-                raise DataError(f"{directory / name}.npy does not hold {described['count']} entries; {mend}")
-        for name, value in described["constants"].items():
-            found[name] = constant(value, described["count"], dtypes[name])
+        for name, about in described.items():
+            if "value" in about:
+                found[name] = constant(about["value"], about["count"], about["dtype"])
+                continue
+            file = directory / f"{name}.npy"
+            found[name] = checked(file, about["bytes"], about["sha256"] if deep else None, mend)
+            if len(found[name]) != about["count"] or found[name].dtype != about["dtype"]:
+                raise DataError(f"{file} does not hold {about['count']} {about['dtype']}; {mend}")
         return Folder(record, found)
     except DataError:
         raise
@@ -141,9 +141,8 @@ def open_folder(
         raise DataError(f"{path} cannot be read ({error!r}); {mend}") from error
 
 
-def checked(path: Path, size: int | None, sha256: str | None) -> np.ndarray:
-    """The array of `path`. Raises DataError if the file is not as long, or not what, it should be."""
-    mend = f"delete {path.parent} and build it again"
+def checked(path: Path, size: int | None, sha256: str | None, mend: str) -> np.ndarray:
+    """The array of `path`. Raises DataError if the file is not as long (if given), or not what, it should be."""
     if not path.is_file():
         raise DataError(f"{path} is missing; {mend}")
     if (size is not None and path.stat().st_size != size) or (
@@ -151,14 +150,6 @@ def checked(path: Path, size: int | None, sha256: str | None) -> np.ndarray:
     ):
         raise DataError(f"{path} was changed after it was written; {mend}")
     return load(path)
-
-
-def json_record(path: Path) -> Mapping[str, Any]:
-    """A commit record. Raises FileNotFoundError, or ValueError if it is not a JSON object."""
-    record = json.loads(path.read_text())
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    return record
 
 
 def short_hash(*values: np.ndarray) -> str:

@@ -92,7 +92,8 @@ def make_plan(
     starts = np.append(np.arange(0, positions, batch), positions).astype(np.int64)
     allocate = allocate or (lambda name, largest, count: np.zeros(count, np.int32))
     columns = [
-        allocate(name, most, positions) for name, most in (("row", batch), ("offset", row_length), ("slot", batch))
+        allocate(name, most, positions)
+        for name, most in (("row", batch), ("offset", row_length), ("slot", batch))
     ]
     rows, trees_per_row = np.zeros(len(starts) - 1, np.int64), 1
     for steps in arrays.pieces(len(rows), max(1, arrays.PIECE // batch)):
@@ -125,7 +126,12 @@ def _best_fit_decreasing(
     step = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     order = np.argsort(step * (row_length + 1) + (row_length - lengths), kind="stable")
     decreasing = lengths[order].tolist()
-    rows, lefts, slots, count = [], [], [], []  # of each tree, in that order: its row, free tokens before it, slot
+    rows, lefts, slots, count = (
+        [],
+        [],
+        [],
+        [],
+    )  # of each tree, in that order: its row, free tokens before it, slot
     for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         unit = b - a  # free rows are numbers, free tokens * unit + row: they sort by both
         smallest = decreasing[b - 1]

@@ -37,9 +37,7 @@ class Strata:
     codes: np.ndarray
 
 
-def make_strata(
-    values: pl.Series, *, pool: np.ndarray, mixture: Mapping[str, float] | None = None
-) -> Strata:
+def make_strata(values: pl.Series, *, pool: np.ndarray, mixture: Mapping[str, float] | None = None) -> Strata:
     """Strata by the values of one manifest column.
 
     Args:
@@ -66,7 +64,9 @@ def make_strata(
         known = ", ".join(map(repr, present[:20])) or "none"
         raise DataError(f"the mixture names {unknown}, which no row to draw from has; there are {known}")
     if bad := [name for name, weight in mixture.items() if not (math.isfinite(weight) and weight > 0)]:
-        raise DataError(f"the mixture's weights of {bad} must be positive numbers; leave out what is not wanted")
+        raise DataError(
+            f"the mixture's weights of {bad} must be positive numbers; leave out what is not wanted"
+        )
     if not mixture:
         raise DataError("the mixture is empty; name at least one value")
     # 0.3 is meant as three tenths, not as the binary number next to it

@@ -22,7 +22,7 @@ from rewardscale.data.verdict import Level
 
 _PERMUTATION, _EPOCH = 0x5EED, 0xE90C  # keep the two uses of one seed apart
 _RECORD = "subset.json"
-_DTYPES = {"rows": np.uint32, "orientation": np.int8, "weight": np.float32, "target": np.float32}
+_ARRAYS = ("rows", "orientation", "weight", "target")
 _NOWHERE = np.uint32(2**32 - 1)
 
 
@@ -166,15 +166,8 @@ def write_subset(directory: Path, subset: Subset, *, about: Mapping[str, Any] | 
             "cost": subset.cost,
             "fingerprint": subset.fingerprint,
         }
-
-        def fill(folder: Path) -> dict[str, np.ndarray | float]:
-            del folder
-            return {
-                name: float(values[0]) if values.strides == (0,) else values
-                for name, values in ((name, getattr(subset, name)) for name in _DTYPES)
-            }
-
-        arrays.write_folder(final, _RECORD, record, len(subset), fill)
+        contents = {name: getattr(subset, name) for name in _ARRAYS}
+        arrays.write_folder(final, _RECORD, lambda folder: (record, contents))
     return final
 
 
@@ -187,13 +180,15 @@ def open_subset(directory: Path, *, deep: bool | None = None) -> Subset:
     Raises DataError naming the file and the mend.
     """
     directory = Path(directory)
-    found = arrays.open_folder(directory, _RECORD, _DTYPES, deep=deep)
-    values = [found.arrays[name] for name in _DTYPES]
+    found = arrays.open_folder(directory, _RECORD, deep=deep)
     try:
+        values = [found.arrays[name] for name in _ARRAYS]
         record = found.record
         return Subset(*values, record["raw_pairs"], record["cost"], record["fingerprint"])
     except KeyError as error:
-        raise DataError(f"{directory / _RECORD} lacks {error}; delete {directory} and write it again") from error
+        raise DataError(
+            f"{directory / _RECORD} lacks {error}; delete {directory} and write it again"
+        ) from error
 
 
 def training_order(pairs: int, positions: int, *, seed: int, draw: int) -> np.ndarray:

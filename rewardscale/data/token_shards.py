@@ -10,6 +10,7 @@ compares that with ArrayRecord, which views were written in before and which can
 """
 
 import contextlib
+import itertools
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,8 @@ def _write_rows(
         lengths[row, : len(parts)] = [len(part) for part in parts]
     sizes = lengths.sum(1, dtype=np.int64)
     starts[1:] = starts[0] + np.cumsum(sizes)
-    ids = np.fromiter((i for parts in batch for part in parts for i in part), TOKEN, int(sizes.sum()))
+    chained = itertools.chain.from_iterable
+    ids = np.fromiter(chained(chained(batch)), TOKEN, int(sizes.sum()))
     sums[:] = _row_sums(ids, sizes)
     file.write(ids.tobytes())
 
@@ -141,16 +143,16 @@ def check_token_shards(
 class FlatTokens:
     """Rows of token shards. Shards are mapped when they are first read; `in_memory` reads them all at once."""
 
-    def __init__(
-        self, shards: Shards, lengths: np.ndarray, starts: np.ndarray, sums: np.ndarray, *, in_memory: bool
-    ):
-        self._shards, self._lengths, self._starts, self._sums = shards, lengths, starts, sums
-        self._first = starts[np.concatenate([[0], np.cumsum(shards.counts)])]  # token that each shard begins with
+    def __init__(self, shards: Shards, starts: np.ndarray, sums: np.ndarray, *, in_memory: bool):
+        self._shards, self._starts, self._sums = shards, starts, sums
+        self._first = starts[
+            np.concatenate([[0], np.cumsum(shards.counts)])
+        ]  # token that each shard begins with
         self._open: dict[int, np.ndarray] = {}
         self._in_memory = in_memory
 
     def read(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """The rows' ids, one after another. Raises DataError unless row i has sizes[i], with the sum that was written."""
+        """The rows' ids, one after another. Raises DataError unless row i has sizes[i] of the sum that was written."""
         begin = self._starts[rows]
         if not np.array_equal(self._starts[rows + np.asarray(1, rows.dtype)] - begin, sizes):
             raise DataError("the shards disagree with lengths.npy")

@@ -39,7 +39,15 @@ from rewardscale.data.token_shards import (
     write_token_shards,
 )
 
-__all__ = ["TokenStore", "TokenisedView", "build_view", "open_view", "ragged_arange", "token_store", "view_key"]
+__all__ = [
+    "TokenStore",
+    "TokenisedView",
+    "build_view",
+    "open_view",
+    "ragged_arange",
+    "token_store",
+    "view_key",
+]
 
 MEMORY_LIMIT_BYTES = 256 * 2**20  # views below this are read once and kept in memory
 _ENCODE_AT_ONCE = 512
@@ -152,7 +160,7 @@ def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
         found = {}
         for name in INDEX if flat else INDEX[:1]:
             found[name] = arrays.checked(
-                directory / f"{name}.npy", None, record[f"{name}_sha256"] if deep else None
+                directory / f"{name}.npy", None, record[f"{name}_sha256"] if deep else None, mend
             )
             if len(found[name]) - (name == "starts") != len(shards):
                 raise DataError(f"{directory}: {name}.npy is not of {len(shards)} rows; {mend}")
@@ -264,7 +272,7 @@ class TokenStore:
         with self._mend():
             if view.index:
                 starts, sums = view.index["starts"], view.index["sums"]
-                self._tokens = FlatTokens(view.shards, view.lengths, starts, sums, in_memory=in_memory)
+                self._tokens = FlatTokens(view.shards, starts, sums, in_memory=in_memory)
             else:
                 self._tokens = RecordTokens(view.shards, view.lengths, in_memory=in_memory)
 
