@@ -37,28 +37,25 @@ class Strata:
     codes: np.ndarray
 
 
-def make_strata(values: pl.Series, *, pool: np.ndarray, mixture: Mapping[str, float] | None = None) -> Strata:
-    """Strata by the values of one manifest column.
+def make_strata(
+    names: Sequence[str], codes: np.ndarray, *, pool: np.ndarray, mixture: Mapping[str, float] | None = None
+) -> Strata:
+    """Strata of rows with these codes.
 
     Args:
-      values: [corpus rows], e.g. the manifest's `source`.
+      names: of the strata. codes: uint16 [corpus rows], the number of each row's stratum.
       pool: the corpus rows to draw from.
-      mixture: weight of each value (they are divided by their sum; values not named get none). By default each
-        value has its share of the pool.
+      mixture: weight of each stratum by name (they are divided by their sum; those not named get none). By default
+        each has its share of the pool.
 
     Shares are exact where whole numbers up to 2**20 can say them, else rounded to multiples of 2**-20.
-    Raises DataError if the mixture names a value that the pool does not have, or a weight is not positive.
+    Raises DataError if the mixture names a stratum that the pool does not have, or a weight is not positive.
     """
-    text = values.cast(pl.String).fill_null("")
-    names = tuple(text.unique().sort().to_list())
-    if len(names) > 2**16:
-        raise DataError(f"{values.name!r} has {len(names)} values: at most 65,536 strata can be told apart")
-    codes = text.replace_strict(names, list(range(len(names))), return_dtype=pl.UInt16).to_numpy()
     counts = np.zeros(len(names), np.int64)
     for piece in arrays.pieces(len(pool)):
         counts += np.bincount(codes[pool[piece]], minlength=len(names))
     if mixture is None:
-        return Strata(names, _shares([Fraction(int(n)) for n in counts]), codes)
+        return Strata(tuple(names), _shares([Fraction(int(n)) for n in counts]), codes)
     present = [name for name, count in zip(names, counts, strict=True) if count]
     if unknown := sorted(set(mixture) - set(present)):
         known = ", ".join(map(repr, present[:20])) or "none"
@@ -70,20 +67,29 @@ def make_strata(values: pl.Series, *, pool: np.ndarray, mixture: Mapping[str, fl
     if not mixture:
         raise DataError("the mixture is empty; name at least one value")
     # 0.3 is meant as three tenths, not as the binary number next to it
-    return Strata(names, _shares([Fraction(str(mixture.get(name, 0))) for name in names]), codes)
+    return Strata(tuple(names), _shares([Fraction(str(mixture.get(name, 0))) for name in names]), codes)
 
 
 def strata_of(
     corpus: Corpus, column: str, *, pool: np.ndarray, mixture: Mapping[str, float] | None = None
 ) -> Strata:
-    """`make_strata` by a column of the corpus's manifest, of which no other is read.
+    """`make_strata` by the values of a manifest column (e.g. "source", "category"), of which no other is read.
 
-    Raises DataError also if the manifest has no such column.
+    Raises DataError also if the manifest has no such column, or it has more than 65,536 values.
     """
-    manifest = corpus.scan_manifest()
-    if column not in (known := manifest.collect_schema().names()):
+    if column not in (known := corpus.scan_manifest().collect_schema().names()):
         raise DataError(f"{corpus.directory}: the manifest has no column {column!r}; it has {known}")
-    return make_strata(manifest.select(column).collect()[column], pool=pool, mixture=mixture)
+    value = pl.col(column).cast(pl.String).fill_null("")
+    names: list[str] = corpus.scan_manifest().select(value.unique()).collect()[column].sort().to_list()
+    if len(names) > 2**16:
+        raise DataError(f"{column!r} has {len(names)} values: at most 65,536 strata can be told apart")
+    number = value.replace_strict(names, range(len(names)), return_dtype=pl.UInt16)
+    codes, done = np.empty(len(corpus), np.uint16), 0
+    for path in corpus.manifests:  # one after another, so that the strings of all rows never lie in memory
+        own = pl.scan_parquet(path).select(number).collect()[column].to_numpy()
+        codes[done : done + len(own)] = own
+        done += len(own)
+    return make_strata(names, codes, pool=pool, mixture=mixture)
 
 
 def _shares(weights: Sequence[Fraction]) -> tuple[int, ...]:

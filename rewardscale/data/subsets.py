@@ -182,9 +182,8 @@ def open_subset(directory: Path, *, deep: bool | None = None) -> Subset:
     directory = Path(directory)
     found = arrays.open_folder(directory, _RECORD, deep=deep)
     try:
-        values = [found.arrays[name] for name in _ARRAYS]
-        record = found.record
-        return Subset(*values, record["raw_pairs"], record["cost"], record["fingerprint"])
+        values = {name: found.arrays[name] for name in _ARRAYS}
+        return Subset(**values, **{name: found.record[name] for name in ("raw_pairs", "cost", "fingerprint")})
     except KeyError as error:
         raise DataError(
             f"{directory / _RECORD} lacks {error}; delete {directory} and write it again"

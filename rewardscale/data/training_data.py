@@ -9,7 +9,7 @@ Runs of a million positions and more keep it on disk, where workers and hosts ma
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,34 +79,22 @@ def prepare(
 
     Raises DataError if no pair is left, or the folder cannot be written.
     """
-    keep, skip = _fit(view.lengths, subset.rows, max_length=max_length, too_long=too_long)
-    left = int(np.count_nonzero(keep))
-    if not left:
-        raise DataError(f"all {len(subset)} pairs are longer than recipe.max_length={max_length}")
-    positions = max(1, round(positions * left / len(subset)))
     shape = {
         "batch": batch,
         "row_length": row_length or _row_length(view.lengths),
         "rows_per_microbatch": rows_per_microbatch,
     }
-    run = _Run(
-        view=view,
-        subset=subset,
-        index=np.flatnonzero(keep).astype(np.uint32),
-        skip=skip,
-        positions=positions,
-        seed=seed,
-        draw=draw,
-        dropped=len(subset) - left,
-        truncated=int(np.count_nonzero(skip[keep])),
-    )
-    del keep
+
+    def fitted() -> _Run:
+        return _fit(view, subset, positions, seed=seed, draw=draw, max_length=max_length, too_long=too_long)
+
     if store is None and positions < STORED_FROM:
-        return _in_memory(run, shape)
+        return _in_memory(fitted(), shape)
     fixed = [view.key, subset.fingerprint, positions, seed, draw, max_length, too_long, shape, _FORMAT]
     key = hashlib.blake2b(json.dumps(fixed).encode(), digest_size=16).hexdigest()
     folder = Path(store or view.directory / "batches") / key
     if not folder.exists():
+        run = fitted()
         try:
             arrays.write_folder(folder, _RECORD, lambda new: _fill(new, run, shape))
         except PermissionError as error:
@@ -132,7 +120,42 @@ class _Run:
     truncated: int
 
 
-def _in_memory(run: _Run, shape: dict[str, int]) -> TrainingData:
+def _fit(
+    view: TokenisedView,
+    subset: Subset,
+    positions: int,
+    *,
+    seed: int,
+    draw: int,
+    max_length: int,
+    too_long: str,
+) -> _Run:
+    """`fit_to`, piece by piece; skip is a `constant` 0 where nothing is skipped."""
+    keep, skip = np.ones(len(subset), np.bool_), None
+    for piece in arrays.pieces(len(subset)):
+        keep[piece], own = tree_rows.fit_to(
+            view.lengths, subset.rows[piece], max_length=max_length, too_long=too_long
+        )
+        if own.any():
+            skip = np.zeros(len(subset), np.uint32) if skip is None else skip
+            skip[piece] = own
+    left = int(np.count_nonzero(keep))
+    if not left:
+        raise DataError(f"all {len(subset)} pairs are longer than recipe.max_length={max_length}")
+    return _Run(
+        view=view,
+        subset=subset,
+        index=np.flatnonzero(keep).astype(np.uint32),
+        skip=arrays.constant(0, len(subset), np.uint32) if skip is None else skip,
+        positions=max(1, round(positions * left / len(subset))),
+        seed=seed,
+        draw=draw,
+        dropped=len(subset) - left,
+        truncated=0 if skip is None else int(np.count_nonzero(skip)),
+    )
+
+
+def _in_memory(run: _Run, shape: Mapping[str, Any]) -> TrainingData:
     subset, lengths = run.subset, run.view.lengths
     order = run.index[training_order(len(run.index), run.positions, seed=run.seed, draw=run.draw)]
     trees = tree_rows.pair_trees(subset.rows[order], subset.orientation[order], run.skip[order])
@@ -148,7 +171,7 @@ def _in_memory(run: _Run, shape: dict[str, int]) -> TrainingData:
     )
 
 
-def _fill(folder: Path, run: _Run, shape: dict[str, int]) -> arrays.Contents:
+def _fill(folder: Path, run: _Run, shape: Mapping[str, Any]) -> arrays.Contents:
     """The same as `_in_memory`, written to `folder` piece by piece: memory holds an epoch's order at the most."""
     subset, lengths = run.subset, run.view.lengths
     same = {
@@ -228,19 +251,6 @@ def _open_stored(folder: Path, view_directory: Path) -> TrainingData:
 
 def _restore(values: dict[str, Any]) -> TrainingData:
     return TrainingData(lengths=token_store(values["view_directory"]).view.lengths, **values)
-
-
-def _fit(
-    lengths: np.ndarray, rows: np.ndarray, *, max_length: int, too_long: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """`fit_to`, piece by piece; skip is a `constant` 0 where nothing is skipped."""
-    keep, skip = np.ones(len(rows), np.bool_), None
-    for piece in arrays.pieces(len(rows)):
-        keep[piece], own = tree_rows.fit_to(lengths, rows[piece], max_length=max_length, too_long=too_long)
-        if own.any():
-            skip = np.zeros(len(rows), np.uint32) if skip is None else skip
-            skip[piece] = own
-    return keep, arrays.constant(0, len(rows), np.uint32) if skip is None else skip
 
 
 def _row_length(lengths: np.ndarray) -> int:
