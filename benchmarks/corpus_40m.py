@@ -4,7 +4,7 @@
 
 Short synthetic pairs (about 100 bytes of text, 20 tokens). Every step runs in a process of its own and reports its
 seconds and its peak memory: anonymous (its own) and file (pages of mapped files, which are shared and may be dropped).
-At 40M it needs 20 GB of disk; the folder is removed at the end unless --keep is given. Steps that are done are
+At 40M it needs 16 GB of disk; the folder is removed at the end unless --keep is given. Steps that are done are
 not repeated, so an interrupted run goes on.
 """
 
@@ -34,7 +34,12 @@ from rewardscale.data.explain import explain, explain_text
 from rewardscale.data.strata import strata_of
 
 ROWS_A_PART = 100_000
-WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "in", "or", "u") for c in ("t", "nd", "ral", "so")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in "bdfgklmnprst"
+    for b in ("a", "e", "in", "or", "u")
+    for c in ("t", "nd", "ral", "so")
+]
 SOURCES, CATEGORIES = ("chat", "helpful", "code", "maths"), ("easy", "hard", "open")
 SHARES = (0.5, 0.3, 0.15, 0.05)
 BATCH, ROW_LENGTH, ROWS = 1024, 128, 32
@@ -56,22 +61,26 @@ def make_part(task: tuple[Path, int, int, int]) -> corpora.Part:
         Comparison((Message("user", texts[3 * i]),), (texts[3 * i + 1], texts[3 * i + 2]), s, category=c)
         for i, (s, c) in enumerate(zip(source, category, strict=True))
     ]
-    first = number * ROWS_A_PART
-    manifest = pl.DataFrame(
+    first, prompts = number * ROWS_A_PART, [one.prompt_hash for one in made]
+    manifest = pl.DataFrame(  # groups as strings, like those of a real build
         {
             "row": np.arange(first, first + rows, dtype=np.uint32),
             "id": [one.id for one in made],
             "source": source,
             "category": category,
-            "group": [one.prompt_hash for one in made],
-            "prompt_hash": [one.prompt_hash for one in made],
+            "group": np.arange(first, first + rows) // 4,
+            "prompt_hash": prompts,
             "split": ["train"] * rows,
             "responses": np.full(rows, 2, np.uint16),
         }
-    )
+    ).with_columns(pl.col("group").cast(pl.String))
     total = -(-of // corpora.RECORDS_PER_SHARD)
     shards = corpora.write_shards(
-        folder, (one.to_bytes() for one in made), total=rows, first=first // corpora.RECORDS_PER_SHARD, of=total
+        folder,
+        (one.to_bytes() for one in made),
+        total=rows,
+        first=first // corpora.RECORDS_PER_SHARD,
+        of=total,
     )
     path = folder / f"manifest-{number:05d}-of-{-(-of // ROWS_A_PART):05d}.parquet"
     atomic.write_parquet(path, manifest)
@@ -101,15 +110,18 @@ def step_open_corpus(folder: Path, pairs: int) -> dict[str, Any]:
 def step_view(folder: Path, pairs: int) -> dict[str, Any]:
     corpus = corpora.open_corpus(folder / "corpus")
     view = tokenised.build_view(
-        corpus, templates.word_tokenizer(WORDS), "words", progress=lambda n: tell(n, pairs)
+        corpus, templates.word_tokenizer(WORDS), "words", workers=2, progress=lambda n: tell(n, pairs)
     )
     (folder / "view").symlink_to(view.directory)
-    return {"disk": disk(view.directory), "tokens": view.tokens, "pairs a second": None}
+    return {"disk": disk(view.directory), "tokens": view.tokens}
 
 
 def step_levels(folder: Path, pairs: int) -> dict[str, Any]:
     random = np.random.default_rng(7)
-    rows, sign = np.arange(pairs, dtype=np.uint32), random.integers(0, 2, pairs, np.int8) * np.int8(2) - np.int8(1)
+    rows, sign = (
+        np.arange(pairs, dtype=np.uint32),
+        random.integers(0, 2, pairs, np.int8) * np.int8(2) - np.int8(1),
+    )
     verdict.write_level(folder / "levels", verdict.Level("raw", rows, sign))
     keep = random.random(pairs, np.float32) < 0.6
     weight, target = (random.random(int(keep.sum()), np.float32) for _ in range(2))
@@ -273,8 +285,13 @@ def disk(folder: Path) -> float:
 
 
 def tell(done: int, of: int) -> None:
-    if sys.stderr.isatty() or done % 1_000_000 < 1024:
-        print(f"\r{min(done, of):,} of {of:,}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+    if sys.stderr.isatty() or done % 1_000_000 < 10_000:
+        print(
+            f"\r{min(done, of):,} of {of:,}",
+            end="" if sys.stderr.isatty() else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_step(name: str, folder: Path, pairs: int) -> None:
@@ -308,7 +325,9 @@ def shown(value: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=40_000_000)
     parser.add_argument("--keep", action="store_true", help="leave the folder there")

@@ -14,7 +14,7 @@ import itertools
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from grain.sources import ArrayRecordDataSource
@@ -30,9 +30,21 @@ INDEX = ("lengths", "starts", "sums")
 _SPARE_FILES = 256  # file descriptors that everything else of a process may need
 
 
+Rows = tuple[np.ndarray, np.ndarray]  # lengths uint32 [n, 1 + K] of n rows, and all their ids, uint32
+
+
+def flatten(rows: Sequence[Sequence[Sequence[int]]]) -> Rows:
+    """Rows given as the ids of the prompt and of each response."""
+    lengths = np.zeros((len(rows), max(map(len, rows))), np.uint32)
+    for row, parts in enumerate(rows):
+        lengths[row, : len(parts)] = [len(part) for part in parts]
+    chained = itertools.chain.from_iterable
+    return lengths, np.fromiter(chained(chained(rows)), TOKEN, int(lengths.sum()))
+
+
 def write_token_shards(
     folder: Path,
-    encoded: Iterable[Sequence[Sequence[Sequence[int]]]],
+    encoded: Iterable[Rows],
     *,
     rows: int,
     width: int,
@@ -41,7 +53,7 @@ def write_token_shards(
     """Writes shards and index arrays; memory does not grow with `rows`.
 
     Args:
-      encoded: batches of rows, each row the ids of its prompt and of each response.
+      encoded: consecutive rows, some at a time.
       rows: how many there are in all. width: 1 + the most responses of a row.
       progress: called with the number of rows written.
 
@@ -55,15 +67,19 @@ def write_token_shards(
     names = [f"shard-{i:05d}-of-{shards:05d}.tokens" for i in range(shards)]
     done, file = 0, None
     with contextlib.ExitStack() as resources:
-        for batch in _within_shards(encoded):
-            if done + len(batch) > rows:
+        for sizes, ids in _within_shards(encoded):
+            here = slice(done, done + len(sizes))
+            if here.stop > rows:
                 raise DataError(f"{folder}: {rows} rows were announced, more came")
             if done % ROWS_PER_SHARD == 0:
                 resources.close()
                 file = resources.enter_context((folder / names[done // ROWS_PER_SHARD]).open("wb"))
             assert file is not None
-            here = slice(done, done + len(batch))
-            _write_rows(file, batch, lengths[here], starts[done : here.stop + 1], sums[here])
+            file.write(ids.tobytes())
+            lengths[here, : sizes.shape[1]] = sizes
+            totals = sizes.sum(1, dtype=np.int64)
+            starts[done + 1 : here.stop + 1] = starts[done] + np.cumsum(totals)
+            sums[here] = _row_sums(ids, totals)
             done = here.stop
             if progress:
                 progress(done)
@@ -83,34 +99,16 @@ def write_token_shards(
     ]
 
 
-def _within_shards(
-    batches: Iterable[Sequence[Sequence[Sequence[int]]]],
-) -> Iterator[Sequence[Sequence[Sequence[int]]]]:
-    """The batches, parted where a new shard begins."""
+def _within_shards(encoded: Iterable[Rows]) -> Iterator[Rows]:
+    """The same rows, parted where a new shard begins."""
     done = 0
-    for batch in batches:
+    for lengths, ids in encoded:
         room = ROWS_PER_SHARD - done % ROWS_PER_SHARD
-        for part in (batch[:room], batch[room:]):
-            if len(part):
+        cut = int(lengths[:room].sum())
+        for part in ((lengths[:room], ids[:cut]), (lengths[room:], ids[cut:])):
+            if len(part[0]):
                 yield part
-        done += len(batch)
-
-
-def _write_rows(
-    file: BinaryIO,
-    batch: Sequence[Sequence[Sequence[int]]],
-    lengths: np.ndarray,
-    starts: np.ndarray,
-    sums: np.ndarray,
-) -> None:
-    for row, parts in enumerate(batch):
-        lengths[row, : len(parts)] = [len(part) for part in parts]
-    sizes = lengths.sum(1, dtype=np.int64)
-    starts[1:] = starts[0] + np.cumsum(sizes)
-    chained = itertools.chain.from_iterable
-    ids = np.fromiter(chained(chained(batch)), TOKEN, int(sizes.sum()))
-    sums[:] = _row_sums(ids, sizes)
-    file.write(ids.tobytes())
+        done += len(lengths)
 
 
 def check_token_shards(

@@ -15,6 +15,8 @@ import functools
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,9 @@ from rewardscale.data.token_shards import (
     TOKEN,
     FlatTokens,
     RecordTokens,
+    Rows,
     check_token_shards,
+    flatten,
     ragged_arange,
     write_token_shards,
 )
@@ -90,6 +94,7 @@ def build_view(
     tokenizer: Tokenizer | ChatTokenizer,
     template: str | None = None,
     *,
+    workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> TokenisedView:
     """Tokenises `corpus` into `<corpus>/views/<key>`, or opens that view if it is there already.
@@ -98,6 +103,7 @@ def build_view(
       corpus: the comparisons.
       tokenizer: a chat tokenizer, which brings its template, or a bare tokenizer.
       template: for a bare tokenizer the name of one of our templates.
+      workers: processes that encode, a shard of the corpus at a time (0: this one); the bytes are the same.
       progress: called with the number of comparisons done.
 
     Raises DataError naming the comparison that cannot be encoded (a role that the template does not know, a
@@ -110,11 +116,10 @@ def build_view(
         return open_view(final)
     width = 1 + int(corpus.scan_manifest().select(pl.col("responses").max()).collect().item())
     with atomic.new_directory(final) as folder:
-        described = write_token_shards(
-            folder, _encode(corpus, rule), rows=len(corpus), width=width, progress=progress
-        )
         for name, data in rule.files.items():
             atomic.write_bytes(folder / name, data)
+        encoded = _by_workers(corpus, rule, folder, workers) if workers else _encode(corpus, rule)
+        described = write_token_shards(folder, encoded, rows=len(corpus), width=width, progress=progress)
         record = {
             **rule.record,
             "key": key,
@@ -218,18 +223,54 @@ def _chat_rule(chat: ChatTokenizer) -> _Rule:
     )
 
 
-def _encode(corpus: Corpus, rule: _Rule) -> Iterator[list[list[list[int]]]]:
-    """The rows' token ids in order, some hundreds together: of each row prompt, then each response."""
+def _encode(corpus: Corpus, rule: _Rule) -> Iterator[Rows]:
+    """The rows' token ids in order, some hundreds at a time."""
     for chunk in itertools.batched(corpus, _ENCODE_AT_ONCE):
         try:
-            encoded = rule.encode(chunk)
+            rows = list(rule.encode(chunk))
         except DataError as error:
             raise DataError(f"{corpus.directory}: {error}") from error
-        rows = list(encoded)
         for comparison, parts in zip(chunk, rows, strict=True):
             if not all(parts):
                 raise DataError(f"{corpus.directory}: comparison {comparison.id} has a part without tokens")
-        yield rows
+        yield flatten(rows)
+
+
+def _by_workers(corpus: Corpus, rule: _Rule, folder: Path, workers: int) -> Iterator[Rows]:
+    """The same, a shard of the corpus at a time, by processes that read the tokenizer from `folder`."""
+    encode = functools.partial(_encode_shard, folder, rule.record)
+    shards = [
+        dataclasses.replace(corpus, shards=Shards((path,), (count,)), manifests=(), about={})
+        for path, count in zip(corpus.shards.paths, corpus.shards.counts, strict=True)
+    ]
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy the tokenizers library's threads halfway
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        yield from pool.imap(encode, shards)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _encode_shard(folder: Path, record: Mapping[str, Any], corpus: Corpus) -> Rows:
+    parts = list(_encode(corpus, _written_rule(folder, json.dumps(record))))
+    width = max(lengths.shape[1] for lengths, _ in parts)
+    lengths = np.zeros((sum(len(lengths) for lengths, _ in parts), width), np.uint32)
+    done = 0
+    for some, _ in parts:
+        lengths[done : done + len(some), : some.shape[1]] = some
+        done += len(some)
+    return lengths, np.concatenate([ids for _, ids in parts])
+
+
+@functools.lru_cache(maxsize=1)
+def _written_rule(folder: Path, record: str) -> _Rule:
+    about = json.loads(record)
+    if "chat" in about:
+        return _rule(load_chat_tokenizer(folder, date=about["date"]), None)
+    return _rule(Tokenizer.from_file(str(folder / "tokenizer.json")), about["template"])
 
 
 def _encode_apart(
