@@ -19,25 +19,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from rewardscale.config import ConfigError
-from rewardscale.data.comparison import DataError
+from rewardscale.cli import exit_code
 from rewardscale.sweeps import configfile
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, runs the sweep, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _launch(options, overrides)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}; nothing written so far is lost", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 2
+    return exit_code(lambda: _launch(options, overrides), kept="nothing written so far is lost")
 
 
 def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -17,28 +17,24 @@ import os
 import sys
 from pathlib import Path
 
+from rewardscale.cli import exit_code
 from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, compiles what is not cached, prints a table. Returns the exit code."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     from rewardscale.training.planning import CompileError
 
     try:
         return _table(options) if options.table else _plan(options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except CompileError as error:
         print(f"error: the compile failed: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"error: {error.strerror or error} ({error.filename})", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -31,8 +31,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rewardscale.config import ConfigError
-from rewardscale.data.comparison import DataError
+from rewardscale.cli import exit_code
 from rewardscale.evaluation.flags import add_model_flags
 
 SOME_REFUSED = 3
@@ -41,17 +40,7 @@ SOME_REFUSED = 3
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, scores the file, reports. Returns the exit code."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _score(options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}; nothing committed so far is lost", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 2
+    return exit_code(lambda: _score(options), kept="nothing committed so far is lost")
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -28,22 +28,15 @@ import os
 import sys
 from pathlib import Path
 
+from rewardscale.cli import exit_code
 from rewardscale.config import ConfigError
-from rewardscale.data.comparison import DataError
 from rewardscale.evaluation.flags import add_model_flags
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags and serves. Returns the exit code."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _serve(options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-    return 2
+    return exit_code(lambda: _serve(options))
 
 
 def _serve(options: argparse.Namespace) -> int:

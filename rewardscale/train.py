@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from rewardscale.config import ConfigError, TrainConfig
-from rewardscale.data.comparison import DataError
+from rewardscale.cli import exit_code
+from rewardscale.config import TrainConfig
 from rewardscale.sweeps import configfile
 
 if TYPE_CHECKING:
@@ -33,17 +33,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, trains, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _train(options, overrides)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}; nothing written so far is lost", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 2
+    return exit_code(lambda: _train(options, overrides), kept="nothing written so far is lost")
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -23,28 +23,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rewardscale import atomic
-from rewardscale.config import ConfigError
-from rewardscale.data.comparison import DataError
+from rewardscale.cli import exit_code
 from rewardscale.evaluation.flags import mesh
 
-BEYOND, UNUSABLE, INTERRUPTED = 1, 2, 130
+BEYOND = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, makes the certificate, prints it. Returns the exit code."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the export is removed then too
-    try:
-        return _verify(options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return UNUSABLE
+    return exit_code(lambda: _verify(options), interrupted="")
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(["data", "stages", "mesh"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),
-    **dict.fromkeys(["sweeps", "curation"], 4),
+    **dict.fromkeys(["sweeps", "curation", "cli"], 4),
     **dict.fromkeys(
         ["launch", "train", "evaluate", "curate", "build", "score", "serve", "verify", "plan"], 5
     ),

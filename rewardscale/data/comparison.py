@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file or record and the mend."""
@@ -75,14 +77,13 @@ class Comparison:
             "category": self.category,
             "group": self.group,
         }
-        text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return _utf8(text)
+        return _json(record)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Comparison":
         """The inverse of `to_bytes`. Raises DataError on bytes that are not such a record."""
         try:
-            record: Mapping[str, Any] = json.loads(data)
+            record: Mapping[str, Any] = orjson.loads(data)
             return cls(
                 prompt=tuple(Message(role, content) for role, content in record["prompt"]),
                 responses=tuple(record["responses"]),
@@ -96,11 +97,15 @@ class Comparison:
 
 
 def _digest(*parts: object) -> str:
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(_utf8(text), digest_size=16).hexdigest()
+    return hashlib.blake2b(_json(parts), digest_size=16).hexdigest()
 
 
-def _utf8(text: str) -> bytes:
+def _json(value: object) -> bytes:
+    """Without spaces, keys sorted, no escapes but JSON's own. Raises DataError on text that is not valid Unicode."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        text = json.dumps(value, ensure_ascii=False)
     try:
         return text.encode()
     except UnicodeEncodeError as error:

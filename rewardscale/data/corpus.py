@@ -1,9 +1,9 @@
 """A corpus: comparisons as text in ArrayRecord shards, a Parquet manifest, and one commit record.
 
-    <corpus>/shard-00000-of-00007.array_record    comparisons (comparison.to_bytes), <= 10,000 a shard
-    <corpus>/manifest.parquet                     a row a comparison: row, id, source, category, group,
-                                                  prompt_hash, split, ...
-    <corpus>/corpus.json                          counts, sizes, hashes: written last, so its presence means "whole"
+    <corpus>/shard-00000-of-00007.array_record       comparisons (comparison.to_bytes), <= 10,000 a shard
+    <corpus>/manifest-00000-of-00002.parquet         a row a comparison: row, id, source, category, group,
+                                                     prompt_hash, split, ... (a small corpus: manifest.parquet)
+    <corpus>/corpus.json                             counts, sizes, hashes: written last, so its presence means "whole"
 
 Shards hold one record a group: a random read costs time in proportion to the groups of its file,
 hence the limit of 10,000 records a shard.
@@ -14,6 +14,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,14 @@ class Corpus:
     Attributes:
       directory: its folder.
       shards: the text records; record i is manifest row i.
+      manifests: the manifest's files, in the order of their rows.
       fingerprint: hash of the comparisons' ids in order and of the manifest's extra columns.
       about: how it was made.
     """
 
     directory: Path
     shards: Shards
+    manifests: tuple[Path, ...]
     fingerprint: str
     about: Mapping[str, Any]
 
@@ -62,8 +66,12 @@ class Corpus:
         return len(self.shards)
 
     def manifest(self) -> pl.DataFrame:
-        """The manifest, a row a comparison."""
-        return pl.read_parquet(self.directory / "manifest.parquet")
+        """The manifest, a row a comparison, all in memory."""
+        return self.scan_manifest().collect()
+
+    def scan_manifest(self) -> pl.LazyFrame:
+        """The manifest as a polars query, of which no more is read than it asks for."""
+        return pl.scan_parquet(list(self.manifests))
 
     def __iter__(self) -> Iterator[Comparison]:
         """Comparisons in row order, read shard by shard."""
@@ -72,12 +80,18 @@ class Corpus:
 
 
 def write_shards(
-    directory: Path, records: Iterable[bytes], *, total: int, progress: Callable[[int], None] | None = None
+    directory: Path,
+    records: Iterable[bytes],
+    *,
+    total: int,
+    progress: Callable[[int], None] | None = None,
+    first: int = 0,
+    of: int | None = None,
 ) -> list[dict[str, Any]]:
     """Writes `total` records to `directory/shard-*.array_record`; returns a description a shard.
 
     Each description holds name, records, bytes and sha256. `progress(n)` is called as records are
-    written.
+    written. Where others write the rest, shards count from `first` and are `of` so many.
 
     Raises:
       DataError: if `records` yields another number than `total`.
@@ -86,10 +100,10 @@ def write_shards(
     shards = max(1, -(-total // RECORDS_PER_SHARD))
     iterator, described, written = iter(records), [], 0
     for index in range(shards):
-        name = f"shard-{index:05d}-of-{shards:05d}.array_record"
+        name = f"shard-{first + index:05d}-of-{of or shards:05d}.array_record"
         path = directory / name
         count = 0
-        with _writer(path) as write:
+        with record_writer(path) as write:
             for record in itertools.islice(iterator, min(RECORDS_PER_SHARD, total - written)):
                 write(record)
                 count, written = count + 1, written + 1
@@ -104,9 +118,9 @@ def write_shards(
 
 
 @contextlib.contextmanager
-def _writer(path: Path) -> Iterator[Callable[[bytes], None]]:
+def record_writer(path: Path, options: str = WRITER_OPTIONS) -> Iterator[Callable[[bytes], None]]:
     """Yields the function that appends a record to the shard `path`. Raises OSError if writing fails."""
-    writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+    writer = array_record_module.ArrayRecordWriter(str(path), options)
 
     def write(record: bytes) -> None:
         try:
@@ -135,7 +149,7 @@ def check_shards(
 ) -> Shards:
     """Checks shards against their description; returns them.
 
-    Names, sizes and record counts are always checked; contents (SHA-256) if `deep`, by default
+    Names and sizes are always checked; contents (SHA-256, number of records) if `deep`, by default
     when the whole is under 256 MiB. Raises DataError naming the shard and the mend, KeyError if
     `described` is not such a description.
     """
@@ -154,7 +168,7 @@ def check_shards(
             )
         if deep and atomic.sha256(path) != shard["sha256"]:
             raise DataError(f"{path} does not match its SHA-256: corrupt; {mend}")
-        if (count := _count_records(path)) != shard["records"]:
+        if deep and (count := _count_records(path)) != shard["records"]:
             raise DataError(f"{path} holds {count} records, its description says {shard['records']}; {mend}")
         paths.append(path)
     return Shards(tuple(paths), tuple(int(s["records"]) for s in described))
@@ -173,19 +187,21 @@ def _count_records(path: Path) -> int:
 def iterate_records(shards: Shards) -> Iterator[bytes]:
     """All records in order, by sequential reads. Raises DataError naming a shard that cannot be read."""
     for path, count in zip(shards.paths, shards.counts, strict=True):
-        if not count:
-            continue
-        try:
-            reader = array_record_module.ArrayRecordReader(str(path))
-            records = reader.read_all()
-            reader.close()
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise DataError(f"{path} cannot be read ({error}): corrupt; build it again") from error
-        if len(records) != count:
-            raise DataError(
-                f"{path} holds {len(records)} records, its description says {count}; build it again"
-            )
-        yield from records
+        if count:
+            yield from read_shard(path, count)
+
+
+def read_shard(path: Path, count: int) -> list[bytes]:
+    """The `count` records of a shard. Raises DataError if it cannot be read or holds another number."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        records = reader.read_all()
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(f"{path} cannot be read ({error}): corrupt; build it again") from error
+    if len(records) != count:
+        raise DataError(f"{path} holds {len(records)} records, its description says {count}; build it again")
+    return records
 
 
 def write_corpus(
@@ -225,11 +241,65 @@ def write_corpus(
             "comparisons": len(comparisons),
             "shards": described,
             "manifest_sha256": atomic.sha256(folder / "manifest.parquet"),
-            "fingerprint": _fingerprint(manifest),
+            "fingerprint": fingerprint(manifest),
             "about": dict(about),
         }
         atomic.write_json(folder / "corpus.json", record)
     return open_corpus(directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Consecutive rows of a corpus that were written apart.
+
+    Attributes:
+      folder: where its files lie.
+      shards: their descriptions (`write_shards`); names are those in the corpus.
+      manifest: description of its manifest file: name, rows, bytes, sha256.
+      fingerprint: of its rows of the manifest.
+    """
+
+    folder: Path
+    shards: Sequence[Mapping[str, Any]]
+    manifest: Mapping[str, Any]
+    fingerprint: str
+
+
+def join_corpus(directory: Path, parts: Sequence[Part], *, about: Mapping[str, Any]) -> Corpus:
+    """Makes one corpus of `parts`, whole or not at all, by hard links where the file system has them; opens it.
+
+    Raises DataError if `directory` is there already, OSError if it cannot be written.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        raise DataError(f"{directory} exists: a corpus is immutable; choose another directory")
+    with atomic.new_directory(directory) as folder:
+        for part in parts:
+            for name in [shard["name"] for shard in part.shards] + [part.manifest["name"]]:
+                link(part.folder / name, folder / name)
+        record = {
+            "format": 2,
+            "comparisons": sum(part.manifest["rows"] for part in parts),
+            "shards": [dict(shard) for part in parts for shard in part.shards],
+            "manifests": [dict(part.manifest) for part in parts],
+            "fingerprint": joined_fingerprint(parts),
+            "about": dict(about),
+        }
+        atomic.write_json(folder / "corpus.json", record)
+    return open_corpus(directory)
+
+
+def joined_fingerprint(parts: Sequence[Part]) -> str:
+    """Hash (32 hex digits) of a corpus made of `parts`."""
+    return hashlib.blake2b("".join(part.fingerprint for part in parts).encode(), digest_size=16).hexdigest()
+
+
+def link(source: Path, target: Path) -> None:
+    """Puts a committed, immutable file in a second place."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def open_corpus(directory: Path, *, deep: bool | None = None) -> Corpus:
@@ -245,8 +315,8 @@ def open_corpus(directory: Path, *, deep: bool | None = None) -> Corpus:
     try:
         record = json.loads(path.read_text())
         shards = check_shards(directory, record["shards"], deep=deep)
-        _check_manifest(directory / "manifest.parquet", record, len(shards))
-        return Corpus(directory, shards, fingerprint=record["fingerprint"], about=record["about"])
+        manifests = _check_manifests(directory, record, len(shards), deep=deep)
+        return Corpus(directory, shards, manifests, record["fingerprint"], record["about"])
     except DataError:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -255,19 +325,35 @@ def open_corpus(directory: Path, *, deep: bool | None = None) -> Corpus:
         ) from error
 
 
-def _check_manifest(path: Path, record: Mapping[str, Any], records: int) -> None:
-    """Raises DataError unless the manifest is the one written, with a row for each of the shards' records."""
-    mend = f"delete {path.parent} and build it again"
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {mend}")
-    if atomic.sha256(path) != record["manifest_sha256"]:
-        raise DataError(f"{path} was changed after it was written; {mend}")
-    rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+def _check_manifests(
+    directory: Path, record: Mapping[str, Any], records: int, *, deep: bool | None
+) -> tuple[Path, ...]:
+    """The manifest's files. Raises DataError unless they are those written, with a row for each record of the shards.
+
+    Contents (SHA-256) are checked if `deep`, by default when all are under 256 MiB together.
+    """
+    mend = f"delete {directory} and build it again"
+    described = record.get("manifests") or [
+        {"name": "manifest.parquet", "sha256": record["manifest_sha256"], "bytes": None}
+    ]
+    if deep is None:
+        deep = sum(part["bytes"] or 0 for part in described) <= VERIFY_LIMIT_BYTES
+    paths = []
+    for part in described:
+        path = directory / part["name"]
+        if not path.is_file():
+            raise DataError(f"{path} is missing; {mend}")
+        same_size = part["bytes"] in (None, path.stat().st_size)
+        if not same_size or (deep and atomic.sha256(path) != part["sha256"]):
+            raise DataError(f"{path} was changed after it was written; {mend}")
+        paths.append(path)
+    rows = pl.scan_parquet(list(paths)).select(pl.len()).collect().item()
     if not rows == records == record["comparisons"]:
         raise DataError(
-            f"{path} has {rows} rows, the shards hold {records} records and corpus.json says "
-            f"{record['comparisons']}; {mend}"
+            f"{paths[0]}{' and further parts have' if len(paths) > 1 else ' has'} {rows} rows, the shards hold "
+            f"{records} records and corpus.json says {record['comparisons']}; {mend}"
         )
+    return tuple(paths)
 
 
 def _manifest(comparisons: Sequence[Comparison], columns: Mapping[str, Column]) -> pl.DataFrame:
@@ -296,7 +382,8 @@ def _manifest(comparisons: Sequence[Comparison], columns: Mapping[str, Column]) 
     return frame
 
 
-def _fingerprint(manifest: pl.DataFrame) -> str:
+def fingerprint(manifest: pl.DataFrame) -> str:
+    """Hash (32 hex digits) of a manifest's columns, whatever file they lie in."""
     digest = hashlib.blake2b(digest_size=16)
     for name in manifest.columns:
         digest.update(name.encode())

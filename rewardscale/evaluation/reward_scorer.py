@@ -4,7 +4,6 @@ Rewards are raw logits in float32. Which comparisons are scored together changes
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import json
@@ -315,15 +314,10 @@ def _collect(
 
 @functools.lru_cache(maxsize=8)
 def _compiled(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
-    # By default GPUs and TPUs multiply float32 matrices with fewer bits than float32 has.
-    exact = (
-        jax.default_matmul_precision("highest") if options.dtype == "float32" else contextlib.nullcontext()
-    )
-
     forward = dataclasses.replace(options, differentiated=False)
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        with exact:
+        with reward.exact_products(options):
             return reward.rewards(config, params, arrays, forward, mesh)
 
     return jax.jit(

@@ -131,7 +131,8 @@ def scoring_function(config: ModelConfig, options: reward.Options, mesh: Mesh) -
     forward = dataclasses.replace(options, differentiated=False)
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda micro: reward.rewards(config, params, micro, forward, mesh), arrays)
+        with reward.exact_products(options):
+            return jax.lax.map(lambda micro: reward.rewards(config, params, micro, forward, mesh), arrays)
 
     return jax.jit(
         run,

@@ -12,6 +12,7 @@ With adapters (ModelConfig.lora) the factors of kernel q lie beside it: q_a [L, 
 Embedding and kernels may be stored in bfloat16; norm scales, head and adapters are float32 always.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -195,6 +196,11 @@ def pin_parameters(mesh: Mesh | None, specs: Specs | None = None) -> Callable[[B
         return jax.lax.with_sharding_constraint(leaf, fitted(mesh, of_layer, leaf.shape))
 
     return lambda block: jax.tree_util.tree_map_with_path(one, block)
+
+
+def exact_products(options: Options) -> contextlib.AbstractContextManager[Any]:
+    """Within it, float32 matrices are multiplied as such; by default GPUs and TPUs take fewer bits."""
+    return jax.default_matmul_precision("highest") if options.dtype == "float32" else contextlib.nullcontext()
 
 
 def rewards(

@@ -1,6 +1,7 @@
 """Comparisons survive their bytes; ids follow the content and nothing else; bad records are named."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -26,6 +27,16 @@ def test_bytes_give_the_comparison_back(comparison):
     again = Comparison.from_bytes(comparison.to_bytes())
     assert again == comparison
     assert again.id == comparison.id and len(again.id) == 32
+
+
+@given(made)
+def test_bytes_are_the_json_that_the_standard_library_writes(comparison):
+    record = json.loads(comparison.to_bytes())
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    assert comparison.to_bytes() == text.encode()
+    parts = [[[m.role, m.content] for m in comparison.prompt], list(comparison.responses)]
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    assert comparison.id == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @given(made, made)

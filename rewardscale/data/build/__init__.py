@@ -1,0 +1,1 @@
+"""From public sets to a corpus, by stages over shards: normalise, exact, near, decontaminate, survivors, rows."""

@@ -1,0 +1,391 @@
+"""A whole build: stages one after another, then one corpus with its ledger and its raw level.
+
+    <directory>/corpus/           text shards, manifest, corpus.json (rewardscale/data/corpus.py)
+    <directory>/ledger/           the sources' own verdicts
+    <directory>/levels/raw/       one label a pair: what the sources say
+    <directory>/quarantine.jsonl  each record that could not be used: source, file, line, code, reason
+    <directory>/build.json        counts by reason at every step, hashes, licences, versions; written last
+    <directory>/work/             the stages' files; removed when all is whole
+
+The same inputs and config give the same bytes, whatever the engine and the number of workers. Whatever is there
+already is not done again, and nothing counts as a corpus until its record is written.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from rewardscale import __version__, atomic, stages
+from rewardscale.config import ConfigError, content_hash, to_mapping
+from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.data import corpus as corpora
+from rewardscale.data.build import decontaminate, exact, near, normalise, write
+from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
+from rewardscale.data.comparison import DataError
+from rewardscale.data.corpus import Corpus, open_corpus
+from rewardscale.data.sources.adapter import adapter, registry
+from rewardscale.data.sources.judged import Judged
+from rewardscale.data.sources.read import locate, read
+from rewardscale.data.verdict import Level, write_level
+
+Progress = Callable[[str, int, int], None]  # stage, tasks done, tasks in all
+ITEMS_A_TASK = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A finished build: its folder, its corpus, and build.json."""
+
+    directory: Path
+    corpus: Corpus
+    record: Mapping[str, Any]
+
+
+def build(
+    config: BuildConfig,
+    directory: Path,
+    *,
+    data_dir: Path | None = None,
+    engine: Any = "inline",
+    keep_work: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Builds the corpus of `config` in `directory`, going on where an earlier call stopped; opens it if it is whole.
+
+    Args:
+      data_dir: where relative paths of sources and evaluation sets are looked for first.
+      engine: of the stages (rewardscale/stages).
+      keep_work: keeps the stages' files.
+
+    Raises:
+      ConfigError, DataError: an input that is missing or damaged, or another corpus in `directory`.
+      StageError: a task failed; what is committed stays.
+    """
+    directory = Path(directory)
+    if not config.sources:
+        raise ConfigError("config.sources is empty: name at least one source")
+    asked = content_hash(to_mapping(config))
+    if (directory / "build.json").is_file():
+        return _finished(directory, asked)
+    work = directory / "work"
+    stage = functools.partial(_stage, work, engine, progress)
+    normalised = [
+        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
+    ]
+    parts = parts_of([done for tasks in normalised for done in tasks])
+    if not sum(part.items for part in parts):
+        raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
+    dropped = _drop(config, work, parts, data_dir, engine, progress)
+    groups = grouped(parts, ITEMS_A_TASK)
+    surviving = stage("survivors", survivor_tasks(groups, list(dropped.values())))
+    written = stage("rows", row_tasks(config, groups, surviving))
+    record = _record(config, asked, normalised, dropped, surviving)
+    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+
+
+def _stage(
+    work: Path, engine: Any, progress: Progress | None, name: str, tasks: Sequence[stages.Task]
+) -> list[stages.Done]:
+    def report(done: int, of: int) -> None:
+        if progress:
+            progress(name, done, of)
+
+    return stages.run(work, name, tasks, engine=engine, progress=report)
+
+
+def _drop(
+    config: BuildConfig,
+    work: Path,
+    parts: Sequence[Part],
+    data_dir: Path | None,
+    engine: Any,
+    progress: Progress | None,
+) -> dict[str, Dropped]:
+    """What the stages between `normalise` and `rows` leave out, by stage."""
+
+    def of(name: str) -> Any:
+        def report(done: int) -> None:
+            if progress:
+                progress(name, done, 0)
+
+        return {"engine": engine, "progress": report}
+
+    dropped = {"exact": exact.run(work, parts, conflicts=config.conflicts, **of("exact"))}
+    if config.near.threshold:
+        dropped["near"] = near.run(
+            work,
+            parts,
+            dropped=list(dropped.values()),
+            threshold=config.near.threshold,
+            on=config.near.on,
+            **of("near"),
+        )
+    if config.decontaminate.sets:
+        sets = [_evaluation_set(entry, work, data_dir) for entry in config.decontaminate.sets]
+        dropped["decontaminate"] = decontaminate.run(
+            work,
+            parts,
+            sets,
+            dropped=list(dropped.values()),
+            words=config.decontaminate.words,
+            **of("decontaminate"),
+        )
+    return dropped
+
+
+def _evaluation_set(entry: str, work: Path, data_dir: Path | None) -> decontaminate.EvaluationSet:
+    """ "name=path" or "name=adapter:path"."""
+    name, _, where = entry.partition("=")
+    before, colon, path = where.partition(":")
+    if not colon or before not in registry():
+        return decontaminate.evaluation_set(name, Path(_place(where, data_dir)))
+    located = locate(adapter(before), _place(path, data_dir))
+    items = (one for unit in located.units() for one in read(located.adapter, unit))
+    target = work / "evaluation" / f"{name}.jsonl"
+    decontaminate.write_texts(target, (one.comparison for one in items if isinstance(one, Judged)))
+    return decontaminate.evaluation_set(name, target)
+
+
+def _finished(directory: Path, asked: str) -> Built:
+    record = json.loads((directory / "build.json").read_text())
+    if record["asked"] != asked:
+        raise ConfigError(
+            f"{directory} holds a corpus built from another config (its build.json says which); "
+            "choose another --out, or delete it"
+        )
+    return Built(directory, open_corpus(directory / "corpus"), record)
+
+
+def survivor_tasks(groups: Sequence[Sequence[Part]], dropped: Sequence[Any]) -> list[stages.Task]:
+    """A task a group of parts."""
+    files = [str(path) for one in dropped for path in one.files]
+    outputs = tuple(output for one in dropped for output in one.outputs)
+    return [
+        stages.Task(
+            f"survivors-{number:05d}",
+            "rewardscale.data.build.write:survivors",
+            {"parts": arguments(group)},
+            (*inputs(group), *outputs),
+            {"folders": folders(group), "drops": files},
+        )
+        for number, group in enumerate(groups)
+    ]
+
+
+def row_tasks(
+    config: BuildConfig, groups: Sequence[Sequence[Part]], surviving: Sequence[stages.Done]
+) -> list[stages.Task]:
+    """A task for each 100,000 rows. Raises DataError if no row is left."""
+    pieces = [
+        (part, done, done.folder / f"keep-{number:05d}.npy", kept)
+        for group, done in zip(groups, surviving, strict=True)
+        for number, (part, kept) in enumerate(zip(group, done.counts["kept"], strict=True))
+    ]
+    total = sum(kept for *_, kept in pieces)
+    if not total:
+        raise DataError("no comparison is left after deduplication and decontamination")
+    shards = -(-total // corpora.RECORDS_PER_SHARD)
+    of = -(-total // write.ROWS_A_TASK)
+    tasks = []
+    for number, chosen in enumerate(_cut(pieces, write.ROWS_A_TASK)):
+        parts = [part for part, *_ in chosen]
+        outputs = dict.fromkeys(done.output for _, done, *_ in chosen)
+        tasks.append(
+            stages.Task(
+                f"rows-{number:05d}",
+                "rewardscale.data.build.write:rows",
+                {
+                    "first_row": number * write.ROWS_A_TASK,
+                    "shards": shards,
+                    "number": number,
+                    "of": of,
+                    "split": dataclasses.asdict(config.split),
+                    "parts": arguments(parts),
+                    "spans": [list(span) for *_, span in chosen],
+                },
+                (*inputs(parts), *outputs),
+                {"folders": folders(parts), "keeps": [str(keep) for _, _, keep, _ in chosen]},
+            )
+        )
+    return tasks
+
+
+def _cut(
+    pieces: Sequence[tuple[Part, stages.Done, Path, int]], size: int
+) -> Iterator[list[tuple[Part, stages.Done, Path, tuple[int, int]]]]:
+    """Survivors of consecutive parts in lots of `size`, the last one smaller."""
+    lot: list[tuple[Part, stages.Done, Path, tuple[int, int]]] = []
+    room = size
+    for part, done, keep, kept in pieces:
+        at = 0
+        while at < kept:
+            taken = min(room, kept - at)
+            lot.append((part, done, keep, (at, at + taken)))
+            at, room = at + taken, room - taken
+            if not room:
+                yield lot
+                lot, room = [], size
+    if lot:
+        yield lot
+
+
+def _record(
+    config: BuildConfig,
+    asked: str,
+    normalised: Sequence[Sequence[stages.Done]],
+    dropped: Mapping[str, Any],
+    surviving: Sequence[stages.Done],
+) -> dict[str, Any]:
+    """build.json. Raises DataError if its counts do not add up, which would be our mistake."""
+    fates: dict[str, dict[str, int]] = {}
+    for done in surviving:
+        for source, fate, count in done.counts["fates"]:
+            of = fates.setdefault(source, {})
+            of[fate] = of.get(fate, 0) + count
+    sources = []
+    for source, tasks in zip(config.sources, normalised, strict=True):
+        counts = [done.counts for done in tasks]
+        items = sum(c["items"] for c in counts)
+        fate = dict(sorted(fates.get(source.called, {}).items()))
+        if sum(fate.values()) != items:
+            raise DataError(f"source {source.called!r}: {items} items, and fates of {fate}")
+        known = adapter(source.adapter)
+        sources.append(
+            {
+                "name": source.called,
+                **{key: getattr(known, key) for key in ("title", "url", "licence", "notes")},
+                "files": [c["file"] for c in counts if c["file"]],
+                "comparisons": sum(c["comparisons"] for c in counts),
+                "refused": normalise.total(c["refused"] for c in counts),
+                "unpaired": normalise.total(c["unpaired"] for c in counts),
+                "items": items,
+                "kept": fate.pop("kept", 0),
+                "dropped": fate,
+            }
+        )
+    packages = ("array_record", "polars", "orjson", "xxhash")
+    return {
+        "asked": asked,
+        "config": to_mapping(config),
+        "sources": sources,
+        "stages": {name: dict(one.counts) for name, one in dropped.items()},
+        "versions": {"rewardscale": __version__, **{name: importlib.metadata.version(name) for name in packages}},
+    }
+
+
+def _commit(
+    directory: Path,
+    config: BuildConfig,
+    normalised: Sequence[Sequence[stages.Done]],
+    written: Sequence[stages.Done],
+    record: dict[str, Any],
+    *,
+    keep_work: bool,
+) -> Built:
+    """Corpus, ledger, level and quarantine from the stages' files, each whole or absent, and the record last."""
+    about = {"build": record["asked"], "name": config.name, "sources": _licences(record)}
+    corpus = _corpus(directory / "corpus", written, about)
+    ledger = directory / "ledger"
+    if not ledger.exists():
+        with atomic.new_directory(ledger) as folder:
+            for number, done in enumerate(written):
+                corpora.link(done.folder / "ledger.parquet", folder / f"part-{number:06d}.parquet")
+    write_level(directory / "levels", raw_level(corpus))
+    with atomic.new_file(directory / "quarantine.jsonl") as file:
+        for source, tasks in zip(config.sources, normalised, strict=True):
+            for done in tasks:
+                for line in (done.folder / "quarantine.jsonl").read_bytes().splitlines():
+                    refused = {"source": source.called, **orjson.loads(line)}
+                    file.write(orjson.dumps(refused, option=orjson.OPT_APPEND_NEWLINE))
+    record = record | {"comparisons": len(corpus), "fingerprint": corpus.fingerprint}
+    atomic.write_json(directory / "build.json", record)
+    if not keep_work:
+        shutil.rmtree(directory / "work")
+    return Built(directory, corpus, record)
+
+
+def _corpus(directory: Path, written: Sequence[stages.Done], about: Mapping[str, Any]) -> Corpus:
+    parts = [
+        corpora.Part(done.folder, done.counts["shards"], done.counts["manifest"], done.counts["fingerprint"])
+        for done in written
+    ]
+    if directory.exists():
+        corpus = open_corpus(directory)
+        if corpus.fingerprint != corpora.joined_fingerprint(parts):
+            raise DataError(f"{directory} holds another corpus; choose another --out, or delete it")
+        return corpus
+    return corpora.join_corpus(directory, parts, about=about)
+
+
+def raw_level(corpus: Corpus) -> Level:
+    """The level of the sources' own labels: all pairs that have one."""
+    labelled = corpus.scan_manifest().select("row", "preferred").filter(pl.col("preferred") != 0).collect()
+    return Level(
+        name="raw",
+        rows=labelled["row"].to_numpy().astype(np.uint32),
+        orientation=labelled["preferred"].to_numpy().astype(np.int8),
+        about={"labels": "the sources' own", "corpus": corpus.fingerprint},
+    )
+
+
+def _licences(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: source.get(key) for key in ("name", "title", "licence", "url", "kept")}
+        for source in record["sources"]
+    ]
+
+
+def _first_refusals(normalised: Sequence[Sequence[stages.Done]]) -> str:
+    refused = normalise.total(done.counts["refused"] for tasks in normalised for done in tasks)
+    return ", ".join(f"{code} ({count})" for code, count in refused.items()) or "the sources are empty"
+
+
+def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | None) -> list[stages.Task]:
+    """A task a unit of the source's files. Raises ConfigError, DataError if it cannot be had."""
+    known = adapter(source.adapter)
+    if known.evaluation_only and not source.evaluation:
+        raise ConfigError(
+            f"{source.adapter} is made to evaluate reward models with; set `evaluation` of the source to train on it, "
+            "or name it in decontaminate.sets"
+        )
+    located = locate(known, _place(source.path, data_dir), revision=source.revision or None)
+    units = located.units() if not source.limit else list(located.files[:1])
+    units = [u for u in units if not (source.split and u.split and u.split != source.split)]
+    if not units:
+        raise DataError(f"{source.called}: {located.root} holds no file of split {source.split!r}")
+    return [
+        stages.Task(
+            f"unit-{number:05d}",
+            "rewardscale.data.build.normalise:unit",
+            {
+                "source": dataclasses.asdict(source) | {"path": ""},
+                "part": {f.name: getattr(unit, f.name) for f in dataclasses.fields(unit) if f.name != "root"},
+                "seed": config.seed,
+                "most_bytes": config.most_bytes,
+            },
+            (_stamp(unit.path),),
+            {"root": str(Path(unit.root).absolute())},
+        )
+        for number, unit in enumerate(units)
+    ]
+
+
+def _place(path: str, data_dir: Path | None) -> str:
+    if data_dir and path and (data_dir / path).exists():
+        return str(data_dir / path)
+    return path
+
+
+def _stamp(path: Path) -> str:
+    """Changes when the file does; contents are hashed by the task that reads them."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return content_hash([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
