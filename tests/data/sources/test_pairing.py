@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
@@ -89,11 +89,15 @@ def test_the_source_s_own_label_decides() -> None:
     assert label(()) == (0, 0.0)
 
 
-scores = st.lists(st.one_of(st.integers(0, 4).map(float), st.just(NAN)), min_size=2, max_size=6)
+score = st.one_of(st.integers(0, 4).map(float), st.just(NAN))
+tables = st.integers(2, 6).flatmap(
+    lambda k: st.lists(st.lists(score, min_size=k, max_size=k), min_size=1, max_size=3)
+)
 
 
+@settings(deadline=None)
 @given(
-    st.lists(scores, min_size=1, max_size=3).filter(lambda rows: len({len(row) for row in rows}) == 1),
+    tables,
     st.sampled_from(["all", "best_worst", "best_random", "adjacent"]),
     st.booleans(),
     st.permutations(range(6)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.data.comparison import Message
@@ -241,6 +241,7 @@ conversations = st.lists(said, min_size=1, max_size=6).map(
 )
 
 
+@settings(deadline=None)
 @given(conversations)
 def test_transcripts_and_messages_are_the_same(conversation: list[dict[str, str]]) -> None:
     text = turns.to_transcript(conversation)
@@ -252,6 +253,7 @@ def test_transcripts_and_messages_are_the_same(conversation: list[dict[str, str]
 marked = st.text(max_size=40).map(lambda text: text.replace("<extra_id_1>", "").strip())
 
 
+@settings(deadline=None)
 @given(st.lists(marked.filter(bool), min_size=1, max_size=5).filter(lambda texts: len(texts) % 2 == 1))
 def test_marked_prompts(texts: list[str]) -> None:
     text = texts[0]
