@@ -1,0 +1,141 @@
+"""Builds a corpus of public preference sets: texts, manifest, ledger and the raw level, with a count for every drop.
+
+    python -m rewardscale.build --source=pairs.jsonl --out=corpora/mine         # {"prompt", "chosen", "rejected"}
+    python -m rewardscale.build --source=hh-rlhf=DIR --source=helpsteer3 --out=corpora/two   # a folder, the hub
+    python -m rewardscale.build --config=build.py:local --data_dir=DIR --engine=process:8
+    python -m rewardscale.build --sources                                              # the sets that are known by name
+    python -m rewardscale.build corpora/two --tokenise=TOKENIZER                       # its tokens, for one backbone
+    python -m rewardscale.build corpora/two --describe                                 # an HTML page of what is in it
+    python -m rewardscale.build corpora/two --explain=10000                     # where a subset's pairs come from
+
+Steps: normalise, validate, exact duplicates (label conflicts reported), near-duplicates, decontamination, split by
+prompt. What cannot be used is counted and listed in quarantine.jsonl with file, line and reason. The same inputs give
+the same bytes with any --engine. Kill it whenever you like: the same command goes on where it stopped, and a finished
+corpus is left alone. Exit codes: 0 done, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rewardscale.cli import exit_code
+from rewardscale.config import ConfigError
+from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.sweeps import configfile
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses flags, does one of the steps, reports. Returns the exit code."""
+    options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(options, overrides), kept="nothing written so far is lost")
+
+
+def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    if options.sources:
+        return _list_sources()
+    if options.corpus:
+        raise ConfigError("a step on a finished corpus is not there yet")
+    return _build(options, overrides)
+
+
+def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rewardscale.data.build import run
+
+    config = _config(options, overrides)
+    directory = options.out or Path("corpora") / config.name
+    bars: dict[str, tqdm] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        bar = bars.setdefault(stage, tqdm(total=total or None, desc=stage, unit=" tasks", delay=0.5))
+        bar.update(done - bar.n)
+
+    try:
+        built = run.build(
+            config, directory, data_dir=options.data_dir, engine=options.engine, keep_work=options.keep_work,
+            progress=progress,
+        )  # fmt: skip
+    finally:
+        for bar in bars.values():
+            bar.close()
+    print(closing(built.record, built.directory))
+    return 0
+
+
+def _config(options: argparse.Namespace, overrides: Mapping[str, str]) -> BuildConfig:
+    config, _ = configfile.load(options.config, overrides, kind=BuildConfig)
+    given = tuple(_source(text) for text in options.source)
+    return dataclasses.replace(config, sources=given) if given else config
+
+
+def _source(text: str) -> SourceConfig:
+    """ "adapter=path", "path" (of the usual forms) or "adapter" (from the hub)."""
+    from rewardscale.data.sources.adapter import registry
+
+    adapter, equals, path = text.partition("=")
+    if adapter in registry() and (equals or not Path(text).exists()):
+        return SourceConfig(adapter, path)
+    return SourceConfig(path=text, name=Path(text).name.partition(".")[0])
+
+
+def _list_sources() -> int:
+    from rewardscale.data.sources.adapter import registry
+
+    width = max(map(len, registry()))
+    for name, one in registry().items():
+        print(f"{name.ljust(width)}  {one.title} [{one.licence}]{one.hub and f' {one.hub}'}")
+    return 0
+
+
+def closing(record: Mapping[str, Any], directory: Path) -> str:
+    """A line a source whose counts add up, and where the corpus is."""
+    lines = []
+    for source in record["sources"]:
+        left_out = (("refused", "refused"), ("unpaired", "not paired"), ("dropped", "dropped"))
+        reasons = "".join(
+            f"; {word}: {', '.join(f'{count:,} {reason}' for reason, count in source[key].items())}"
+            for key, word in left_out
+            if source[key]
+        )
+        lines.append(
+            f"{source['name']}: {source['comparisons']:,} comparisons read, {source['items']:,} "
+            f"after pairing, {source['kept']:,} kept{reasons}"
+        )
+    if any(source["refused"] for source in record["sources"]):
+        lines.append(f"refused, one by one: {directory / 'quarantine.jsonl'}")
+    lines.append(f"corpus  {directory} ({record['comparisons']:,} comparisons, {record['fingerprint'][:12]})")
+    return "\n".join(lines)
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m rewardscale.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("corpus", nargs="?", type=Path, help="a finished corpus, for the steps that work on one")
+    add(
+        "--config", default="build.py", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/"
+    )
+    add(
+        "--source",
+        action="append",
+        default=[],
+        metavar="[ADAPTER=]PATH",
+        help="file, folder or hub id; again for more, the earlier one wins a duplicate (default: the config's)",
+    )
+    add("--out", type=Path, help="folder of the corpus (default: corpora/<config.name>)")
+    add("--data_dir", type=Path, help="where relative paths are looked for first")
+    add("--engine", default="process", help="inline, process[:WORKERS], ray[:ADDRESS] (default: %(default)s)")
+    add("--keep_work", action="store_true", help="keep the stages' files, which hold what was dropped")
+    add("--sources", action="store_true", help="list the sets that are known by name")
+    options, overrides = configfile.parse_arguments(parser, arguments, example="--config.near.threshold=0.8")
+    return options, overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())
