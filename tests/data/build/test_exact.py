@@ -199,3 +199,13 @@ def test_parts_are_numbered_over_all_tasks(tmp_path):
         Part(1, tmp_path / "a", 1, 2, "h"),
         Part(2, tmp_path / "b", 0, 1, "i"),
     ]
+
+
+def test_keys_that_begin_alike_are_two(tmp_path):
+    made = parts_small.write_parts(
+        tmp_path, [[[pair("p", "a", "b"), pair("q", "a", "b"), pair("r", "a", "b")]]]
+    )
+    path = made[0].folder / "index-00000.parquet"
+    keys = pl.Series("key", [bytes(16), bytes(15) + b"1", bytes(16)])
+    pl.read_parquet(path).with_columns(keys, id=pl.lit("0" * 32)).write_parquet(path)
+    assert drops_of(exact.run(tmp_path / "work", made))["item"].to_list() in ([2], [0, 2])
