@@ -187,7 +187,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )  # fmt: skip
     add = parser.add_argument
     add("corpus", nargs="?", type=Path, help="a finished corpus, for the steps that work on one")
-    add("--config", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/ (default: build.py)")
+    add(
+        "--config", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/ (default: build.py)"
+    )
     add(
         "--source",
         action="append",

@@ -78,19 +78,25 @@ def build(
     if (directory / "build.json").is_file():
         return _finished(directory, asked)
     work = directory / "work"
+    with stages.session(engine) as session:  # one pool for all stages
+        normalised, dropped, surviving, written = _stages(config, work, data_dir, session, progress)
+    record = _record(told, asked, normalised, dropped, surviving)
+    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+
+
+def _stages(
+    config: BuildConfig, work: Path, data_dir: Path | None, engine: Any, progress: Progress | None
+) -> tuple[list[list[stages.Done]], dict[str, Dropped], list[stages.Done], list[stages.Done]]:
+    """All stages: what is done of normalise (a list a source), what is dropped, survivors, rows."""
     stage = functools.partial(_stage, work, engine, progress)
-    normalised = [
-        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
-    ]
+    normalised = [stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources]
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
     dropped = _drop(config, work, parts, data_dir, engine, progress)
     groups = grouped(parts, ITEMS_A_TASK)
     surviving = stage("survivors", survivor_tasks(groups, list(dropped.values())))
-    written = stage("rows", row_tasks(config, groups, surviving))
-    record = _record(told, asked, normalised, dropped, surviving)
-    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+    return normalised, dropped, surviving, stage("rows", row_tasks(config, groups, surviving))
 
 
 def _portable(config: BuildConfig, data_dir: Path | None) -> BuildConfig:
@@ -292,7 +298,7 @@ def _record(
                 "dropped": fate,
             }
         )
-    packages = ("array_record", "polars", "orjson", "xxhash")
+    packages = ("array_record", "polars", "orjson")
     return {
         "asked": asked,
         "config": to_mapping(config),

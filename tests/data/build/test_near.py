@@ -174,7 +174,7 @@ def test_one_template_two_hundred_times_is_linked_by_a_leader(tmp_path, monkeypa
     template = text(random, 100)
     items = [pair(" ".join(template), f"yes {i}", f"no {i}") for i in range(200)]
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
-    dropped = near.run(tmp_path / "work", parts)
+    dropped = near.run(tmp_path / "work", parts, on="prompt")
     assert dropped.counts["dropped"] == 199 and dropped.counts["largest"] == 200
     assert dropped.counts["pairs"] <= 16 * 199  # a leader a band; all pairs would be 19,900
 
@@ -230,3 +230,22 @@ def test_signatures_estimate_the_similarity_without_bias_and_with_the_variance_o
         expected = (true * (1 - true) / 128) ** 0.5
         assert abs(found.mean() - true) < 4 * expected / 500**0.5
         assert abs(found.std() / expected - 1) < 0.12  # four standard errors
+
+
+def test_pairs_that_share_a_long_prompt_or_a_long_response_are_no_duplicates(tmp_path):
+    random = np.random.default_rng(0)
+    prompt, long = " ".join(text(random, 300)), " ".join(text(random, 300))
+    short = [" ".join(text(random, 8)) for _ in range(4)]
+    items = [
+        pair(prompt, short[0], short[1]),
+        pair(prompt, short[0], short[2]),  # another response to the long prompt
+        pair("Which is it?", long, short[0]),
+        pair("Which is it?", long, short[1]),  # a long response, beside another
+        pair(" ".join(text(random, 30)), long, short[3]),  # to another prompt
+        pair(prompt + " so", short[1], short[0]),  # a copy of the first, and its label the other way round
+    ]
+    parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
+    drops = drops_of(near.run(tmp_path / "work", parts, threshold=0.7))
+    assert drops.select("item", "of_item").rows() == [(5, 0)]
+    by_prompt = drops_of(near.run(tmp_path / "other", parts, threshold=0.7, on="prompt"))
+    assert by_prompt.select("item", "of_item").rows() == [(1, 0), (3, 2), (5, 0)]
