@@ -73,7 +73,8 @@ def build(
     directory = Path(directory)
     if not config.sources:
         raise ConfigError("config.sources is empty: name at least one source")
-    asked = content_hash(to_mapping(config))
+    told = _portable(config, data_dir)
+    asked = content_hash(to_mapping(told))
     if (directory / "build.json").is_file():
         return _finished(directory, asked)
     work = directory / "work"
@@ -88,8 +89,27 @@ def build(
     groups = grouped(parts, ITEMS_A_TASK)
     surviving = stage("survivors", survivor_tasks(groups, list(dropped.values())))
     written = stage("rows", row_tasks(config, groups, surviving))
-    record = _record(config, asked, normalised, dropped, surviving)
+    record = _record(told, asked, normalised, dropped, surviving)
     return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+
+
+def _portable(config: BuildConfig, data_dir: Path | None) -> BuildConfig:
+    """The config with names in the place of local paths: where inputs lie says nothing about what they are."""
+
+    def name(path: str) -> str:
+        place = Path(_place(path, data_dir))
+        return place.resolve().name if path and place.exists() else path
+
+    sets = []
+    for entry in config.decontaminate.sets:
+        called, _, where = entry.partition("=")
+        before, colon, path = where.partition(":")
+        sets.append(f"{called}={before}:{name(path)}" if colon else f"{called}={name(where)}")
+    return dataclasses.replace(
+        config,
+        sources=tuple(dataclasses.replace(s, path=name(s.path), name=s.called) for s in config.sources),
+        decontaminate=dataclasses.replace(config.decontaminate, sets=tuple(sets)),
+    )
 
 
 def _stage(
@@ -278,7 +298,10 @@ def _record(
         "config": to_mapping(config),
         "sources": sources,
         "stages": {name: dict(one.counts) for name, one in dropped.items()},
-        "versions": {"rewardscale": __version__, **{name: importlib.metadata.version(name) for name in packages}},
+        "versions": {
+            "rewardscale": __version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
     }
 
 
@@ -308,6 +331,7 @@ def _commit(
                     file.write(orjson.dumps(refused, option=orjson.OPT_APPEND_NEWLINE))
     record = record | {"comparisons": len(corpus), "fingerprint": corpus.fingerprint}
     atomic.write_json(directory / "build.json", record)
+    record = json.loads((directory / "build.json").read_text())
     if not keep_work:
         shutil.rmtree(directory / "work")
     return Built(directory, corpus, record)
