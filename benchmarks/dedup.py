@@ -115,7 +115,7 @@ def _words_by_dictionary(texts: Sequence[str]) -> np.ndarray:
 
 def _rensa(texts: Sequence[str], sets_of: shingles.Runs) -> list[tuple[str, float]]:
     try:
-        import rensa
+        from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         return [("rensa: not installed", float("nan"))]
     strings = [[" ".join(gram) for gram in ngrams(text, 5)] for text in texts]
@@ -123,13 +123,13 @@ def _rensa(texts: Sequence[str], sets_of: shingles.Runs) -> list[tuple[str, floa
     def one_by_one() -> list:
         out = []
         for shingled in strings:
-            made = rensa.RMinHash(num_perm=128, seed=42)
+            made = RMinHash(num_perm=128, seed=42)
             made.update(shingled)
             out.append(made)
         return out
 
     offsets = sets_of.starts.astype(np.uint64)
-    flat = rensa.RMinHash.digest_matrix_from_flat_token_hashes
+    flat = RMinHash.digest_matrix_from_flat_token_hashes
     runs = {
         "rensa, from strings": one_by_one,
         "rensa, from our hashes": lambda: flat(sets_of.hashes, offsets, 128, 42),
@@ -177,7 +177,7 @@ def memory(items: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--memory", default="10000,100000,1000000,4000000")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)

@@ -15,6 +15,7 @@ from rewardscale.data.build import exact, minhash, near
 from rewardscale.data.build.parts import kept
 from rewardscale.data.comparison import DataError
 from rewardscale.data.overlap import ngrams
+from rewardscale.stages import StageError
 from tests.data.build import parts_small
 from tests.data.build.parts_small import pair
 
@@ -211,7 +212,7 @@ def test_bad_input_is_one_clear_error(made, tmp_path):
         near.run(tmp_path / "c", made[1:])
     path = made[0].folder / "items-00000.array_record"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"items-00000\.array_record (cannot be read|holds 0 items)"):
+    with pytest.raises(StageError, match=r"items-00000\.array_record (cannot be read|holds 0 items)"):
         near.run(tmp_path / "d", made)
 
 
