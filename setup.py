@@ -46,6 +46,9 @@ INSTALL_REQUIRES = [
     "orjson>=3.11",
     # 64-bit hashes of word runs for near-duplicates and decontamination, stable across machines [BSD-2-Clause]
     "xxhash>=3.5",
+    # Object stores by URL, and a put that fails if the object exists; gcsfs, s3fs come with who needs them
+    # [BSD-3-Clause]
+    "fsspec>=2025.2",
     # Public sets come as .jsonl.zst too [BSD-3-Clause]
     "zstandard>=0.23",
     # Fast tokenizers of the public model families, and of tests, without PyTorch [Apache-2.0]

@@ -1,16 +1,16 @@
-"""Builds a corpus from public preference sets: texts, manifest, ledger and the raw level, with a count for every drop.
+"""Builds a corpus of public preference sets: texts, manifest, ledger and the raw level, with a count for every drop.
 
-    python -m rewardscale.build --source=pairs.jsonl --out=corpora/mine                  # {"prompt", "chosen", "rejected"}
-    python -m rewardscale.build --source=hh-rlhf=DIR --source=nectar=berkeley-nest/Nectar --out=corpora/two
-    python -m rewardscale.build --config=build.py --data_dir=DIR --engine=process:8      # what configs/build.py says
-    python -m rewardscale.build --tokenise=TOKENIZER corpora/two                         # a view for one backbone
-    python -m rewardscale.build --describe corpora/two                                   # an HTML page of what is in it
-    python -m rewardscale.build --explain=100000 corpora/two                             # where the pairs of a subset come from
-    python -m rewardscale.build --sources                                                # the sets that are known by name
+    python -m rewardscale.build --source=pairs.jsonl --out=corpora/mine         # {"prompt", "chosen", "rejected"}
+    python -m rewardscale.build --source=hh-rlhf=DIR --source=helpsteer3 --out=corpora/two   # a folder, the hub
+    python -m rewardscale.build --config=build.py:local --data_dir=DIR --engine=process:8
+    python -m rewardscale.build --sources                                              # the sets that are known by name
+    python -m rewardscale.build corpora/two --tokenise=TOKENIZER                       # its tokens, for one backbone
+    python -m rewardscale.build corpora/two --describe                                 # an HTML page of what is in it
+    python -m rewardscale.build corpora/two --explain=10000                     # where a subset's pairs come from
 
 Steps: normalise, validate, exact duplicates (label conflicts reported), near-duplicates, decontamination, split by
-prompt. What cannot be used is counted and listed in quarantine.jsonl with file, line and reason. The same inputs give the
-same bytes with any --engine. Kill it whenever you like: the same command goes on where it stopped, and a finished
+prompt. What cannot be used is counted and listed in quarantine.jsonl with file, line and reason. The same inputs give
+the same bytes with any --engine. Kill it whenever you like: the same command goes on where it stopped, and a finished
 corpus is left alone. Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
@@ -73,22 +73,21 @@ def _config(options: argparse.Namespace, overrides: Mapping[str, str]) -> BuildC
 
 
 def _source(text: str) -> SourceConfig:
-    """"adapter=path" or "path"; a path may hold "=" where the word before it names no adapter."""
-    from rewardscale.data.sources.adapters import NAMES
+    """ "adapter=path", "path" (of the usual forms) or "adapter" (from the hub)."""
+    from rewardscale.data.sources.adapter import registry
 
     adapter, equals, path = text.partition("=")
-    if equals and adapter in NAMES:
-        return SourceConfig(path, adapter)
-    return SourceConfig(text, name=Path(text).name.partition(".")[0])
+    if adapter in registry() and (equals or not Path(text).exists()):
+        return SourceConfig(adapter, path)
+    return SourceConfig(path=text, name=Path(text).name.partition(".")[0])
 
 
 def _list_sources() -> int:
-    from rewardscale.data.sources.adapters import NAMES, adapter
+    from rewardscale.data.sources.adapter import registry
 
-    width = max(map(len, NAMES))
-    for name in NAMES:
-        one = adapter(name)
-        print(f"{name.ljust(width)}  {one.licence:16}  {one.title}")
+    width = max(map(len, registry()))
+    for name, one in registry().items():
+        print(f"{name.ljust(width)}  {one.title} [{one.licence}]{one.hub and f' {one.hub}'}")
     return 0
 
 
@@ -96,11 +95,15 @@ def closing(record: Mapping[str, Any], directory: Path) -> str:
     """A line a source whose counts add up, and where the corpus is."""
     lines = []
     for source in record["sources"]:
-        left_out = source["refused"] | source["dropped"]
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        left_out = (("refused", "refused"), ("unpaired", "not paired"), ("dropped", "dropped"))
+        reasons = "".join(
+            f"; {word}: {', '.join(f'{count:,} {reason}' for reason, count in source[key].items())}"
+            for key, word in left_out
+            if source[key]
+        )
         lines.append(
-            f"{source['name']}: {source['read']:,} records, {source['items']:,} comparisons, {source['kept']:,} kept"
-            + (f" ({reasons})" if reasons else "")
+            f"{source['name']}: {source['comparisons']:,} comparisons read, {source['items']:,} "
+            f"after pairing, {source['kept']:,} kept{reasons}"
         )
     if any(source["refused"] for source in record["sources"]):
         lines.append(f"refused, one by one: {directory / 'quarantine.jsonl'}")
@@ -115,7 +118,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )  # fmt: skip
     add = parser.add_argument
     add("corpus", nargs="?", type=Path, help="a finished corpus, for the steps that work on one")
-    add("--config", default="build.py", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/")
+    add(
+        "--config", default="build.py", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/"
+    )
     add(
         "--source",
         action="append",

@@ -10,8 +10,8 @@ under its final name only when the task has ended without an error, with `task.j
 All durable state is in those files and none in the engine that runs the tasks (`inline`, `process`, `ray`), so an
 interrupted stage goes on where it stopped, under any engine, and two drivers of one stage do no harm.
 
-Modules: task (what is run, what came of it), store (the commit protocol), engines (this process, a pool),
-cluster (Ray), runner (which tasks are missing, and the manifest).
+Modules: task (what is run, what came of it), store and objects (the commit protocol, in a folder and on an object
+store), engines (this process, a pool), cluster (Ray), runner (which tasks are missing, and the manifest).
 """
 
 from rewardscale.stages.engines import Engine, session

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 
 from rewardscale.config import ConfigError
 from rewardscale.stages.cluster import connected, in_cluster
-from rewardscale.stages.store import LocalStore
+from rewardscale.stages.store import Store
 from rewardscale.stages.task import Done, Failure, Outcomes, Task, call, cores, explain, worker_environment
 
 # A task in whose company a worker died runs again; after so many times it runs alone, and if that kills the
@@ -64,14 +64,16 @@ class Engine:
 class Work:
     """What a worker does with a task: run it and commit what it wrote. Never raises what a task raised."""
 
-    store: LocalStore
+    store: Store
 
     def __call__(self, task: Task) -> Failure | None:
         try:
             if isinstance(self.store.look(task), Done):
                 return None  # by another driver, or before this one's worker died
             with self.store.scratch(task.name) as folder:
-                self.store.commit(folder, task, call(task, folder))
+                with self.store.paths(task) as paths:
+                    counts = call(task, folder, paths)
+                self.store.commit(folder, task, counts)
         except (Exception, SystemExit) as error:
             return explain(error)
         return None

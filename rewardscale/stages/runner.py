@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rewardscale.stages import engines
 from rewardscale.stages.engines import Engine, Work
-from rewardscale.stages.store import LocalStore
+from rewardscale.stages.store import LocalStore, Store
 from rewardscale.stages.task import Done, Failure, StageError, Task, check
 
 # A network file system may show what another host wrote only after its cache has run out.
@@ -20,7 +20,7 @@ def _to_stderr(line: str) -> None:
 
 
 def run(
-    directory: Path,
+    directory: Path | str,
     stage: str,
     tasks: Sequence[Task],
     *,
@@ -35,7 +35,7 @@ def run(
     it is.
 
     Args:
-      directory: of all stages. stage: this one's name.
+      directory: of all stages; a URL (gs://, s3://) for an object store. stage: this one's name.
       engine: what runs them: "inline", "process[:WORKERS]", "ray[:ADDRESS]".
       progress: called with (tasks that are done, tasks).
       report: called with a line where outputs were damaged and are made again, or the stage was interrupted.
@@ -46,21 +46,29 @@ def run(
     """
     engine = Engine.parse(engine)
     check(stage, tasks)
-    store = LocalStore(Path(directory).absolute() / stage)
+    store = _store(directory, stage)
     try:
         return _run(store, stage, tasks, engine, progress or (lambda done, of: None), report)
     except OSError as error:
         raise StageError(f"stage {stage!r}: {error}; what is committed stays") from error
 
 
-def verify(directory: Path, stage: str, tasks: Sequence[Task]) -> list[str]:
+def verify(directory: Path | str, stage: str, tasks: Sequence[Task]) -> list[str]:
     """Reads every file of the stage against its hash; returns a line for each task that is missing or damaged."""
-    store = LocalStore(Path(directory).absolute() / stage)
+    store = _store(directory, stage)
     found = [(task, store.look(task, hashes=True)) for task in tasks]
     lines = [_damaged(stage, task, why) for task, why in found if isinstance(why, str)]
     if not lines and store.manifest() != _manifest([done for _, done in found if isinstance(done, Done)]):
         lines.append(f"stage {stage!r}: its manifest is missing or lists other tasks")
     return lines
+
+
+def _store(directory: Path | str, stage: str) -> Store:
+    if "://" not in str(directory):
+        return LocalStore(Path(directory).absolute() / stage)
+    from rewardscale.stages.objects import ObjectStore  # fsspec takes a moment to import
+
+    return ObjectStore(str(directory).rstrip("/"), stage)
 
 
 def _damaged(stage: str, task: Task, why: str) -> str:
@@ -72,7 +80,7 @@ def _manifest(done: Sequence[Done]) -> dict[str, list[dict[str, str]]]:
 
 
 def _run(
-    store: LocalStore,
+    store: Store,
     stage: str,
     tasks: Sequence[Task],
     engine: Engine,
@@ -108,7 +116,7 @@ def _run(
 
 
 def _run_missing(
-    store: LocalStore,
+    store: Store,
     stage: str,
     missing: Sequence[Task],
     engine: Engine,
@@ -133,13 +141,13 @@ def _run_missing(
         raise StageError(f"stage {stage!r}, task {task.name!r} failed{others}: {what}")
 
 
-def _committed(store: LocalStore, stage: str, task: Task) -> Done:
+def _committed(store: Store, stage: str, task: Task) -> Done:
     """What a worker says that it has committed, as this process sees it."""
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while isinstance(found := store.look(task), str):
         if time.monotonic() > deadline:
             raise StageError(
-                f"stage {stage!r}, task {task.name!r}: a worker committed it and {store.folder} does not show it: the "
+                f"stage {stage!r}, task {task.name!r}: a worker committed it and {store} does not show it: the "
                 f"folder must be on a file system that all machines share {found and f'({found})'}"
             )
         time.sleep(0.2)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rewardscale import atomic
 from rewardscale.stages.task import Done, StageError, Task
@@ -30,11 +30,28 @@ _ABANDONED_SECONDS = 24 * 3600.0
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
+class Store(Protocol):
+    """Where a stage lies. `LocalStore` says what each operation must do; `objects.ObjectStore` is the other one."""
+
+    def prepare(self) -> None: ...
+    def sweep(self) -> None: ...
+    def scratch(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
+    def paths(self, task: Task) -> contextlib.AbstractContextManager[Mapping[str, Any]]: ...
+    def commit(self, scratch: Path, task: Task, counts: Any) -> None: ...
+    def look(self, task: Task, *, hashes: bool = False) -> Done | str: ...
+    def manifest(self) -> Any: ...
+    def write_manifest(self, value: Any) -> None: ...
+    def remove_manifest(self) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalStore:
     """A stage's folder on a file system that all its workers see."""
 
     folder: Path
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     def prepare(self) -> None:
         """Makes the folder; removes what killed writers left in it."""
@@ -67,12 +84,17 @@ class LocalStore:
                 return folder, lock
             os.close(lock)
 
+    @contextlib.contextmanager
+    def paths(self, task: Task) -> Iterator[Mapping[str, Any]]:
+        """Yields the task's paths as its function is to get them: as they are, its worker sees them."""
+        yield task.paths
+
     def commit(self, scratch: Path, task: Task, counts: Any) -> None:
         """Makes what lies in `scratch` the task's output, unless another writer has committed it meanwhile.
 
         What stands there of other inputs, or damaged, is replaced: until then it stays.
         """
-        record = _record(scratch, task, counts)
+        record = make_record(scratch, task, counts)
         with (scratch / RECORD).open("x") as file:
             file.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
             file.flush()
@@ -103,7 +125,7 @@ class LocalStore:
             return f"it has no {RECORD}" if os.path.lexists(final) else ""
         except ValueError:
             return f"{RECORD} is not JSON"
-        if not isinstance(record, dict) or record.pop("check", None) != _digest(record):
+        if not isinstance(record, dict) or record.pop("check", None) != digest(record):
             return f"{RECORD} was changed"
         if record["fingerprint"] != task.fingerprint:
             return ""
@@ -133,7 +155,7 @@ class LocalStore:
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
 
-def _record(folder: Path, task: Task, counts: Any) -> dict[str, Any]:
+def make_record(folder: Path, task: Task, counts: Any) -> dict[str, Any]:
     """Flushes the folder's files to disk; returns what task.json is to hold."""
     files = {}
     for name, path in sorted(_files(folder)):
@@ -148,10 +170,11 @@ def _record(folder: Path, task: Task, counts: Any) -> dict[str, Any]:
         "files": files,
         "output": hashlib.blake2b(json.dumps(files).encode(), digest_size=16).hexdigest(),
     }
-    return {**record, "check": _digest(record)}
+    return {**record, "check": digest(record)}
 
 
-def _digest(record: Mapping[str, Any]) -> str:
+def digest(record: Mapping[str, Any]) -> str:
+    """Hash (32 hex digits) of a record without its own "check"."""
     return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -176,12 +199,12 @@ def _damage(folder: Path, files: Mapping[str, list[Any]], hashes: bool) -> str:
         return f"{extra[0]} does not belong there"
     written = os.stat(folder / RECORD).st_mtime_ns
     younger = False
-    for name, (size, digest) in files.items():
+    for name, (size, sha256) in files.items():
         seen = os.stat(found[name])
         if seen.st_size != size:
             return f"{name} has {seen.st_size} bytes instead of {size}"
         younger |= seen.st_mtime_ns > written
-        if (hashes or seen.st_mtime_ns > written) and atomic.sha256(Path(found[name])) != digest:
+        if (hashes or seen.st_mtime_ns > written) and atomic.sha256(Path(found[name])) != sha256:
             return f"{name} was changed"
     if younger:  # copied rather than edited: the next run need not read it again
         with contextlib.suppress(OSError):

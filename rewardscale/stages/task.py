@@ -62,7 +62,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A committed task: its folder, its counts and the hash of what it wrote."""
+    """A committed task: its folder (on an object store an `objects.RemoteFolder`), its counts, a hash of its files."""
 
     name: str
     folder: Path
@@ -103,13 +103,13 @@ def check(stage: str, tasks: Sequence[Task]) -> None:
             ) from error
 
 
-def call(task: Task, folder: Path) -> Any:
+def call(task: Task, folder: Path, paths: Mapping[str, Any]) -> Any:
     """Runs the task's function in `folder`; returns its counts as JSON gives them back.
 
     The arguments are copies, so no task can change another's.
     """
     function = _function(task.function)
-    counts = function(folder, **copy.deepcopy(dict(task.arguments)), **copy.deepcopy(dict(task.paths)))
+    counts = function(folder, **copy.deepcopy(dict(task.arguments)), **copy.deepcopy(dict(paths)))
     return json.loads(json.dumps(counts, allow_nan=False))
 
 
