@@ -80,26 +80,26 @@ def measure(words: int, pairs: int, seconds: float) -> list[dict[str, Any]]:
         started = time.process_time()
         exported = export(corpus.directory, Path(folder), name="pairs")
         writing = pairs / (time.process_time() - started)
-        builder = tfds.builder_from_directory(exported)
+        builder: Any = tfds.builder_from_directory(exported)
         theirs = builder.as_data_source("train")
         files = sorted(exported.glob("*.array_record*"))
-        ours = ArrayRecordDataSource([str(path) for path in corpus.shards.paths])
-        batch = ours.__getitems__  # pyright: ignore[reportAttributeAccessIssue]
+        source: Any = ArrayRecordDataSource
+        ours = source([str(path) for path in corpus.shards.paths])
         raw = read_shard(corpus.shards.paths[0], corpus.shards.counts[0])
         raw_theirs = read_shard(files[0], corpus.shards.counts[0])
-        decode = builder.info.features.deserialize_example_np  # pyright: ignore
+        decode = builder.info.features.deserialize_example_np
         readers: dict[str, tuple[Any, ...]] = {
             "JSON, Comparison": (
                 [p.stat().st_size for p in corpus.shards.paths],
                 decoding(raw, Comparison.from_bytes, seconds),
                 lambda rows: Comparison.from_bytes(ours[int(rows[0])]),
-                lambda rows: [Comparison.from_bytes(record) for record in batch(rows.tolist())],
+                lambda rows: [Comparison.from_bytes(record) for record in ours.__getitems__(rows.tolist())],
             ),
             "JSON, dictionary": (
                 [p.stat().st_size for p in corpus.shards.paths],
                 decoding(raw, orjson.loads, seconds),
                 lambda rows: orjson.loads(ours[int(rows[0])]),
-                lambda rows: [orjson.loads(record) for record in batch(rows.tolist())],
+                lambda rows: [orjson.loads(record) for record in ours.__getitems__(rows.tolist())],
             ),
             "TFDS example": (
                 [p.stat().st_size for p in files],
