@@ -25,6 +25,7 @@ from rewardscale.data.describe.frames import (
     frame_sources,
     frame_splits,
     frame_token_lengths,
+    frame_unpaired,
     frame_verdicts,
     open_built,
 )
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "describe", "distinct_prompts", "figures", "frame_categories", "frame_clusters", "frame_contamination",
     "frame_copies", "frame_length_bias", "frame_length_curve", "frame_lengths", "frame_margins", "frame_refusals",
-    "frame_sources", "frame_splits", "frame_token_lengths", "frame_verdicts", "open_built", "svg",
+    "frame_sources", "frame_splits", "frame_token_lengths", "frame_unpaired", "frame_verdicts", "open_built", "svg",
 ]  # fmt: skip
 
 SAMPLE = 24

@@ -48,7 +48,7 @@ FATES = {  # of a record or pair, in drawing order
     "near_duplicate": ("near-duplicate", GREEN),
     "conflict": ("conflicting labels", ORANGE),
     "contaminated": ("in an evaluation set", PINK),
-    "unpaired": ("record without a pair", LINE),
+    "unpaired": ("candidate left out", LINE),
     "refused": ("record refused", GREY),
 }
 PARTS = {

@@ -51,7 +51,11 @@ def open_built(directory: Path) -> Built:
 
 
 def frame_sources(built: Built) -> pl.DataFrame:
-    """A row a source: licence, records read and refused, records that gave no pair, pairs, dropped by reason, kept."""
+    """A row a source: title, licence, url; counts.
+
+    refused: records and single responses; comparisons: read; unpaired: candidate pairs of theirs that were left out;
+    pairs: what they gave (a comparison that is kept whole counts as one); then the pairs dropped by reason, and kept.
+    """
     rows = []
     for source in built.record["sources"]:
         dropped = dict.fromkeys(DROPS, 0)
@@ -60,15 +64,24 @@ def frame_sources(built: Built) -> pl.DataFrame:
         rows.append(
             {
                 **{name: str(source.get(name) or "") for name in ("name", "title", "licence", "url")},
-                "read": source["read"],
                 "refused": sum(source["refused"].values()),
-                "unpaired": source["unpaired"],
+                "comparisons": source["comparisons"],
+                "unpaired": sum(source["unpaired"].values()),
                 "pairs": source["items"],
                 **dropped,
                 "kept": source["kept"],
             }
         )
     return pl.DataFrame(rows)
+
+
+def frame_unpaired(built: Built) -> pl.DataFrame:
+    """source, reason, pairs: candidate pairs that were left out when responses were paired, most first."""
+    rows = [
+        (s["name"], reason, count) for s in built.record["sources"] for reason, count in s["unpaired"].items()
+    ]
+    frame = pl.DataFrame(rows, {"source": pl.String, "reason": pl.String, "pairs": pl.Int64}, orient="row")
+    return frame.sort("pairs", "source", "reason", descending=[True, False, False])
 
 
 def frame_refusals(built: Built) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from rewardscale.data.describe.frames import (
     frame_contamination,
     frame_copies,
     frame_refusals,
+    frame_unpaired,
     quantiles,
 )
 from rewardscale.data.describe.html import (
@@ -36,7 +37,8 @@ from rewardscale.data.verdict import level_names
 MOST_ROWS = 15  # of a long table, before the rest is folded
 MOST_FOLDED = 500
 CAPTIONS = {
-    "flow": "What came of each source's pairs, and of its records that gave none. Right: pairs kept.",
+    "flow": "What came of each source's pairs, and what gave none: candidates left out when pairing, records refused. "
+    "Right: how many were kept.",
     "lengths": "Characters of the prompts of all comparisons, and of the responses of labelled pairs.",
     "token_lengths": "The same in tokens, under the view's tokenizer and template.",
     "length_bias": "Share of labelled pairs whose longer response (in characters) is the chosen one; bars: 95 % "
@@ -71,7 +73,9 @@ def body(built: Built, tables: Tables, drawings: Mapping[str, str], *, sample: i
     """The page's body; `drawings`: SVG by name."""
     parts = [
         _opening(built, tables),
-        _section("What went in, what stayed", _steps(tables), _drawn(drawings, "flow")),
+        _section(
+            "What went in, what stayed", _steps(tables, frame_unpaired(built)), _drawn(drawings, "flow")
+        ),
         _section("Sources", _sources(tables), _splits(tables)),
         _section("Lengths", _drawn(drawings, "lengths", "token_lengths"), _lengths(tables)),
         _section("Does length decide?", _bias(tables), _drawn(drawings, "length_bias", "length_curve")),
@@ -114,8 +118,8 @@ def _opening(built: Built, tables: Tables) -> str:
         (f"{splits['labelled'].sum():,}", "pairs with a label"),
         (f"{'' if exact else '≈ '}{prompts:,}", "different prompts"),
         (f"{len(sources):,}", "sources"),
-        (f"{sources['read'].sum():,}", "records read"),
-        (f"{sources['refused'].sum():,}", "records refused"),
+        (f"{sources['comparisons'].sum():,}", "comparisons read"),
+        (f"{sources['refused'].sum():,}", "refused"),
         (f"{dropped:,}", "pairs dropped"),
     ]
     if len(tables.length_bias):
@@ -127,26 +131,26 @@ def _opening(built: Built, tables: Tables) -> str:
     )
 
 
-def _steps(tables: Tables) -> Html:
+def _steps(tables: Tables, unpaired: pl.DataFrame) -> Html:
     sources, splits = tables.sources, tables.splits
-    total = {
-        name: int(sources[name].sum()) for name in ("read", "refused", "unpaired", "pairs", "kept", *DROPS)
-    }
-    used = total["read"] - total["refused"]
-    most = max(total["read"], total["pairs"], 1)
+    columns = ("refused", "comparisons", "unpaired", "pairs", "kept", *DROPS)
+    total = {name: int(sources[name].sum()) for name in columns}
+    most = max(total["comparisons"], total["pairs"], 1)
 
     def row(step: str, count: int, colour: str, note: str = "") -> list[Any]:
         below = f"<br><span class=soft>{text(note)}</span>" if note else ""
-        return [Html(text(step) + below), count, bar(count / most, colour)]
+        return [Html(text(step) + below), count, bar(min(1.0, count / most), colour)]
 
-    rows = [
-        row("records read", total["read"], "soft"),
-        row("− refused", total["refused"], "grey", "see Quarantine") if total["refused"] else None,
-        row("− without a pair", total["unpaired"], "grey", "no two responses that the source tells apart")
-        if total["unpaired"]
-        else None,
-        row("= pairs", total["pairs"], "soft", f"made of {used - total['unpaired']:,} records"),
-    ]
+    rows = []
+    if total["refused"]:
+        rows.append(row("refused", total["refused"], "grey", "records and responses: see Quarantine"))
+    rows.append(row("comparisons read", total["comparisons"], "soft"))
+    if total["unpaired"]:
+        why = unpaired.group_by("reason").agg(pl.col("pairs").sum())
+        why = why.sort("pairs", "reason", descending=[True, False])
+        reasons = ", ".join(f"{reason.replace('_', ' ')} {pairs:,}" for reason, pairs in why.iter_rows())
+        rows.append(row("candidate pairs left out", total["unpaired"], "grey", reasons))
+    rows.append(row("= pairs", total["pairs"], "soft"))
     rows += [
         row(f"− {name.replace('_', '-')}", total[name], "orange", WHY[name]) for name in DROPS if total[name]
     ]
@@ -155,7 +159,7 @@ def _steps(tables: Tables) -> Html:
     )
     noted = ", ".join(f"{split or '(none)'} {pairs:,}" for split, pairs in by_split.iter_rows())
     rows.append(row("= kept", total["kept"], "blue", noted))
-    return table(["step", "count", ""], [one for one in rows if one])
+    return table(["step", "count", ""], rows)
 
 
 def _sources(tables: Tables) -> Html:
@@ -167,11 +171,11 @@ def _sources(tables: Tables) -> Html:
         what = Html(link(s["url"], s["name"]) + title)
         rows.append(
             [
-                *(what, s["licence"] or "not stated", s["read"], s["refused"]),
+                *(what, s["licence"] or "not stated", s["refused"], s["comparisons"]),
                 *(s["pairs"], dropped, s["kept"], bar(share)),
             ]
         )
-    return _long(["source", "licence", "read", "refused", "pairs", "dropped", "kept", "share kept"], rows)
+    return _long(["source", "licence", "refused", "read", "pairs", "dropped", "kept", "share kept"], rows)
 
 
 def _splits(tables: Tables) -> str:

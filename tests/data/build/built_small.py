@@ -14,7 +14,6 @@ from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.sources.judged import Judged, Judgement, Refused
 
 Found = Judged | Refused
-ABOUT = {"title": "", "licence": "", "url": ""}
 
 
 def judged(
@@ -59,10 +58,7 @@ def build(
         split=split or SplitConfig(),
     )
     work = directory / "work"
-    normalised = [
-        [_normalised(work, name, found, ABOUT | dict((about or {}).get(name, {})))]
-        for name, found in sources.items()
-    ]
+    normalised = [[_normalised(work, name, found)] for name, found in sources.items()]
     parts = parts_of([done for tasks in normalised for done in tasks])
     dropped = {"exact": exact.run(work, parts, conflicts=conflicts)}
     if near_threshold:
@@ -74,19 +70,17 @@ def build(
     written = stages.run(work, "rows", run.row_tasks(config, groups, surviving))
     asked = content_hash(to_mapping(config))
     record = run._record(config, asked, normalised, dropped, surviving)
+    for source in record["sources"]:
+        source.update((about or {}).get(source["name"], {}))
     return run._commit(directory, config, normalised, written, record, keep_work=keep_work)
 
 
-def _normalised(work: Path, name: str, found: Sequence[Found], about: Mapping[str, Any]) -> stages.Done:
+def _normalised(work: Path, name: str, found: Sequence[Found]) -> stages.Done:
     task = stages.Task("unit-00000", f"{__name__}:write", {"name": name}, paths={"found": found})
-    counts = {"about": dict(about), "file": {"name": f"{name}.jsonl"}}
-    done = stages.run(work, f"normalise-{name}", [task])[0]
-    return stages.Done(done.name, done.folder, {**done.counts, **counts}, done.output)
+    return stages.run(work, f"normalise-{name}", [task])[0]
 
 
 def write(folder: Path, *, name: str, found: Sequence[Found]) -> Mapping[str, Any]:
     """Task: what was found, as `normalise` writes it."""
-    del name
     counts = normalise.write_items(folder, found)
-    used = counts["items"]
-    return counts | {"used": used, "unpaired": 0, "read": used + sum(counts["refused"].values())}
+    return counts | {"comparisons": counts["items"], "unpaired": {}, "file": {"name": f"{name}.jsonl"}}

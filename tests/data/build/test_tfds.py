@@ -8,6 +8,8 @@ from typing import Any
 
 import grain
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
 from rewardscale.config.build import SplitConfig
@@ -21,6 +23,7 @@ from tests.data.build import built_small
 from tests.data.build.built_small import judged
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
+ExampleSerializer = pytest.importorskip("tensorflow_datasets.core.example_serializer").ExampleSerializer
 
 NASTY = ["ends with nul\0", "\0", "e\u0301 \u202e \U0001f600", "<script>", "a\r\nb\ttab ", "x" * 5000, " "]
 
@@ -52,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture
 def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module, "RECORDS_PER_SHARD", 5)
+    monkeypatch.setattr(export_module, "RECORDS_PER_SHARD", 12)
     monkeypatch.setattr(export_module, "SHARDS_A_TASK", 2)
 
 
@@ -104,13 +107,34 @@ def test_tfds_and_grain_read_the_corpus(built: Built, tmp_path: Path) -> None:
         wanted = expected(built.corpus, split)
         source = builder.as_data_source(split)
         assert [plain(example) for example in source] == wanted
-        assert builder.info.splits[split].num_shards == -(-len(wanted) // 5)
+        assert builder.info.splits[split].num_shards == -(-len(wanted) // 12)
         by_name = tfds.data_source("pairs_1", data_dir=tmp_path, split=split)
         shuffled = [plain(example) for example in grain.MapDataset.source(by_name).shuffle(seed=1)]
         assert shuffled != wanted or len(wanted) < 3
         assert sorted(shuffled, key=lambda e: e["id"]) == sorted(wanted, key=lambda e: e["id"])
-    assert "plain: not stated" in (folder / "LICENSE").read_text()
+    assert "plain: unknown" in (folder / "LICENSE").read_text()
     assert not list(tmp_path.glob(".*")), "the stage's files are removed"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text()), min_size=1, max_size=3),
+    st.lists(st.text(), min_size=2, max_size=3),
+    st.integers(-1, 1),
+    st.floats(0, 1e6, width=32),
+)
+@settings(deadline=None, max_examples=50)
+def test_records_are_those_of_tfds_own_serializer(
+    prompt: list[tuple[str, str]], responses: list[str], preferred: int, margin: float
+) -> None:
+    example = {
+        "id": "1", "prompt": [{"role": role, "content": content} for role, content in prompt], "responses": responses,
+        "source": "s", "category": "", "group": responses[0], "preferred": preferred, "margin": margin,
+    }  # fmt: skip
+    described = export_module.features()
+    slow = ExampleSerializer(described.get_serialized_info()).get_tf_example(
+        described.encode_example(example)
+    )
+    assert export_module.encoder()(example) == slow.SerializeToString(deterministic=True)
 
 
 @pytest.mark.usefixtures("many_shards")
@@ -135,6 +159,16 @@ def test_an_interrupted_export_goes_on_and_a_finished_one_stays(built: Built, tm
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert export(built.corpus.directory, out, name="pairs", progress=stop) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_shards")
+def test_processes_write_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    folders = [
+        export(built.corpus.directory, tmp_path / engine[:3], name="pairs", engine=engine)
+        for engine in ("inline", "process:2")
+    ]
+    assert contents(folders[0]) == contents(folders[1])
 
 
 def test_tensorflow_is_never_imported(built: Built, tmp_path: Path) -> None:
