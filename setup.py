@@ -44,11 +44,6 @@ INSTALL_REQUIRES = [
     "polars>=1.30",
     # JSON of public sets at a quarter of the time, strict about Unicode [Apache-2.0 or MIT]
     "orjson>=3.11",
-    # 64-bit hashes of word runs for near-duplicates and decontamination, stable across machines [BSD-2-Clause]
-    "xxhash>=3.5",
-    # Object stores by URL, and a put that fails if the object exists; gcsfs, s3fs come with who needs them
-    # [BSD-3-Clause]
-    "fsspec>=2025.2",
     # Public sets come as .jsonl.zst too [BSD-3-Clause]
     "zstandard>=0.23",
     # Fast tokenizers of the public model families, and of tests, without PyTorch [Apache-2.0]
@@ -104,8 +99,8 @@ EXTRAS = {
     "aot": AOT,
     "notebook": NOTEBOOK,
     "ray": RAY,
-    # MinHash in Rust; ours in numpy finds the same duplicates, ten times slower [MIT]
-    "rensa": ["rensa>=0.5"],
+    # What benchmarks/dedup.py is measured against [MIT; BSD-2-Clause]
+    "peers": ["rensa>=0.5", "xxhash>=3.5"],
     "tfds": TFDS,
     "test": [
         *AOT,

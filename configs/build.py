@@ -22,7 +22,7 @@ EVALUATION = ("hhh", "llmbar", "rm-bench")
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults(BuildConfig)
-    choose_variant(variant, {"": _public, "local": _local}, "build.py")(config)
+    choose_variant(variant, {"": _public, "local": _local, "bare": _bare}, "build.py")(config)
     return config
 
 
@@ -39,3 +39,7 @@ def _local(config: ConfigDict) -> None:
     config.sources = tuple({"adapter": name, "path": name, "pairing": "all", "most": 4} for name in LOCAL)
     config.near.threshold = 0.8
     config.decontaminate.sets = tuple(f"{name}={name}:{name}" for name in EVALUATION)
+
+
+def _bare(config: ConfigDict) -> None:
+    """Exact duplicates alone, of what --source names."""

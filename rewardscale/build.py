@@ -38,9 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.sources:
         return _list_sources()
-    if options.corpus:
-        raise ConfigError("a step on a finished corpus is not there yet")
-    return _build(options, overrides)
+    steps = {"tokenise": _tokenise, "explain": _explain, "describe": _describe, "tfds": _tfds}
+    asked = [step for name, step in steps.items() if getattr(options, name)]
+    if bool(asked) != bool(options.corpus) or (asked and (options.source or options.out)):
+        raise ConfigError(
+            "a finished corpus is named first and then what to do with it, as in corpora/two --describe; to build one, "
+            "give --source or --config"
+        )
+    if asked and not (options.corpus / "build.json").is_file():
+        raise ConfigError(f"{options.corpus} is no finished corpus: it has no build.json")
+    return max(step(options) for step in asked) if asked else _build(options, overrides)
 
 
 def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -67,7 +74,8 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _config(options: argparse.Namespace, overrides: Mapping[str, str]) -> BuildConfig:
-    config, _ = configfile.load(options.config, overrides, kind=BuildConfig)
+    spec = options.config or ("build.py:bare" if options.source else "build.py")
+    config, _ = configfile.load(spec, overrides, kind=BuildConfig)
     given = tuple(_source(text) for text in options.source)
     return dataclasses.replace(config, sources=given) if given else config
 
@@ -80,6 +88,67 @@ def _source(text: str) -> SourceConfig:
     if adapter in registry() and (equals or not Path(text).exists()):
         return SourceConfig(adapter, path)
     return SourceConfig(path=text, name=Path(text).name.partition(".")[0])
+
+
+def _tokenise(options: argparse.Namespace) -> int:
+    from rewardscale.data.chat import load_chat_tokenizer
+    from rewardscale.data.corpus import open_corpus
+    from rewardscale.data.tokenised import build_view
+
+    corpus, chat = open_corpus(options.corpus / "corpus"), load_chat_tokenizer(options.tokenise)
+    with tqdm(total=len(corpus), desc="tokens", unit=" rows", delay=0.5) as bar:
+        view = build_view(
+            corpus, chat, engine=options.engine, progress=lambda done: bar.update(done - bar.n) and None
+        )
+    print(f"view    {view.directory} ({view.tokens:,} tokens of {len(view):,} comparisons)")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """A subset as a sweep would draw it from the training split."""
+    import numpy as np
+    import polars as pl
+
+    from rewardscale.data.corpus import open_corpus
+    from rewardscale.data.explain import explain, explain_text
+    from rewardscale.data.subsets import subset
+    from rewardscale.data.verdict import level_names, read_level
+
+    corpus, levels = open_corpus(options.corpus / "corpus"), options.corpus / "levels"
+    if options.level not in level_names(levels):
+        raise ConfigError(
+            f"--level={options.level}: {levels} holds {', '.join(level_names(levels)) or 'none'}"
+        )
+    rows = corpus.scan_manifest().filter(pl.col("split") == "train").select("row").collect()
+    pool, level = rows["row"].to_numpy().astype(np.uint32), read_level(levels / options.level)
+    chosen = subset(level, options.explain, pool=pool, seed=options.seed, draw=options.draw)
+    print(explain_text(explain(chosen, corpus, [level])), end="")
+    print(f"{len(chosen):,} pairs out of {chosen.raw_pairs:,} looked at; hash {chosen.fingerprint[:12]}")
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from rewardscale.data.describe import describe
+
+    print(f"page    {describe(options.corpus)}")
+    return 0
+
+
+def _tfds(options: argparse.Namespace) -> int:
+    from rewardscale.data.build import tfds
+
+    with tqdm(desc="tfds", unit=" tasks", delay=0.5) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        name = options.corpus.resolve().name.lower().replace("-", "_").replace(".", "_")
+        folder = tfds.export(
+            options.corpus / "corpus", options.tfds, name=name, engine=options.engine, progress=progress
+        )
+    print(f"tfds    {folder}")
+    return 0
 
 
 def _list_sources() -> int:
@@ -119,7 +188,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add = parser.add_argument
     add("corpus", nargs="?", type=Path, help="a finished corpus, for the steps that work on one")
     add(
-        "--config", default="build.py", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/"
+        "--config", metavar="FILE[:VARIANT]", help="a bare name is looked for in configs/ (default: build.py)"
     )
     add(
         "--source",
@@ -132,6 +201,18 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add("--data_dir", type=Path, help="where relative paths are looked for first")
     add("--engine", default="process", help="inline, process[:WORKERS], ray[:ADDRESS] (default: %(default)s)")
     add("--keep_work", action="store_true", help="keep the stages' files, which hold what was dropped")
+    add(
+        "--tokenise",
+        metavar="DIR",
+        type=Path,
+        help="folder of a Hugging Face tokenizer with its chat template",
+    )
+    add("--describe", action="store_true", help="write describe.html into the corpus's folder")
+    add("--explain", type=int, default=0, metavar="PAIRS", help="where the pairs of a subset come from")
+    add("--level", default="raw", help="of the subset to explain (default: %(default)s)")
+    add("--draw", type=int, default=0, help="of the subset to explain")
+    add("--seed", type=int, default=0, help="of the subset to explain")
+    add("--tfds", metavar="DIR", type=Path, help="export as a TensorFlow dataset below DIR")
     add("--sources", action="store_true", help="list the sets that are known by name")
     options, overrides = configfile.parse_arguments(parser, arguments, example="--config.near.threshold=0.8")
     return options, overrides

@@ -44,8 +44,6 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         choice("sources.pairing", self.pairing, PAIRINGS)
-        if not self.path and self.adapter == "pairs":
-            raise ConfigError("sources.path is empty: name a file, a folder or a hub id")
         if self.margin < 0 or self.most < 0 or self.limit < 0:
             raise ConfigError("sources: margin, most and limit must not be negative")
 

@@ -73,23 +73,49 @@ def build(
     directory = Path(directory)
     if not config.sources:
         raise ConfigError("config.sources is empty: name at least one source")
-    asked = content_hash(to_mapping(config))
+    told = _portable(config, data_dir)
+    asked = content_hash(to_mapping(told))
     if (directory / "build.json").is_file():
         return _finished(directory, asked)
     work = directory / "work"
+    with stages.session(engine) as session:  # one pool for all stages
+        normalised, dropped, surviving, written = _stages(config, work, data_dir, session, progress)
+    record = _record(told, asked, normalised, dropped, surviving)
+    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+
+
+def _stages(
+    config: BuildConfig, work: Path, data_dir: Path | None, engine: Any, progress: Progress | None
+) -> tuple[list[list[stages.Done]], dict[str, Dropped], list[stages.Done], list[stages.Done]]:
+    """All stages: what is done of normalise (a list a source), what is dropped, survivors, rows."""
     stage = functools.partial(_stage, work, engine, progress)
-    normalised = [
-        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
-    ]
+    normalised = [stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources]
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
     dropped = _drop(config, work, parts, data_dir, engine, progress)
     groups = grouped(parts, ITEMS_A_TASK)
     surviving = stage("survivors", survivor_tasks(groups, list(dropped.values())))
-    written = stage("rows", row_tasks(config, groups, surviving))
-    record = _record(config, asked, normalised, dropped, surviving)
-    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+    return normalised, dropped, surviving, stage("rows", row_tasks(config, groups, surviving))
+
+
+def _portable(config: BuildConfig, data_dir: Path | None) -> BuildConfig:
+    """The config with names in the place of local paths: where inputs lie says nothing about what they are."""
+
+    def name(path: str) -> str:
+        place = Path(_place(path, data_dir))
+        return place.resolve().name if path and place.exists() else path
+
+    sets = []
+    for entry in config.decontaminate.sets:
+        called, _, where = entry.partition("=")
+        before, colon, path = where.partition(":")
+        sets.append(f"{called}={before}:{name(path)}" if colon else f"{called}={name(where)}")
+    return dataclasses.replace(
+        config,
+        sources=tuple(dataclasses.replace(s, path=name(s.path), name=s.called) for s in config.sources),
+        decontaminate=dataclasses.replace(config.decontaminate, sets=tuple(sets)),
+    )
 
 
 def _stage(
@@ -272,13 +298,16 @@ def _record(
                 "dropped": fate,
             }
         )
-    packages = ("array_record", "polars", "orjson", "xxhash")
+    packages = ("array_record", "polars", "orjson")
     return {
         "asked": asked,
         "config": to_mapping(config),
         "sources": sources,
         "stages": {name: dict(one.counts) for name, one in dropped.items()},
-        "versions": {"rewardscale": __version__, **{name: importlib.metadata.version(name) for name in packages}},
+        "versions": {
+            "rewardscale": __version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
     }
 
 
@@ -308,6 +337,7 @@ def _commit(
                     file.write(orjson.dumps(refused, option=orjson.OPT_APPEND_NEWLINE))
     record = record | {"comparisons": len(corpus), "fingerprint": corpus.fingerprint}
     atomic.write_json(directory / "build.json", record)
+    record = json.loads((directory / "build.json").read_text())
     if not keep_work:
         shutil.rmtree(directory / "work")
     return Built(directory, corpus, record)
