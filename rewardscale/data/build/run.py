@@ -397,7 +397,7 @@ def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | 
             f"unit-{number:05d}",
             "rewardscale.data.build.normalise:unit",
             {
-                "source": dataclasses.asdict(source) | {"path": ""},
+                "source": dataclasses.asdict(source) | {"path": "."},  # where it lies decides nothing
                 "part": {f.name: getattr(unit, f.name) for f in dataclasses.fields(unit) if f.name != "root"},
                 "seed": config.seed,
                 "most_bytes": config.most_bytes,
