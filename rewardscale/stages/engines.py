@@ -34,7 +34,7 @@ class Engine:
       name: "inline" (this process), "process" (a pool on this machine) or "ray" (a cluster).
       workers: of "process": how many; None is one a usable core.
       address: of "ray": HOST:PORT of the cluster, "auto" for the one this machine belongs to, None for one of its
-        own on this machine, which ends with the stage.
+        own on this machine, which ends with the stage or the `session`.
     """
 
     name: str = "inline"
@@ -82,7 +82,8 @@ class Work:
 def results(engine: Engine, work: Work, tasks: Sequence[Task]) -> Outcomes:
     """Yields (task, what failed or None) in the order in which tasks end. Close it to stop at once."""
     if engine.name == "process":
-        return _in_processes(work, tasks, min(engine.workers or cores(), len(tasks)))
+        # A single task has all cores for its threads.
+        return _in_processes(work, tasks, 1 if len(tasks) == 1 else engine.workers or cores())
     if engine.name == "ray":
         return in_cluster(work, tasks, engine.address)
     return _inline(work, tasks)
@@ -90,12 +91,12 @@ def results(engine: Engine, work: Work, tasks: Sequence[Task]) -> Outcomes:
 
 @contextlib.contextmanager
 def session(engine: str | Engine) -> Iterator[Engine]:
-    """Keeps what is slow to start (a connection to a cluster) for all stages that are run in the block.
+    """Keeps what is slow to start (workers, a connection to a cluster) for all stages that are run in the block.
 
     Raises ConfigError and StageError (no such engine, not installed, not reachable).
     """
     engine = Engine.parse(engine)
-    with connected(engine.address) if engine.name == "ray" else contextlib.nullcontext():
+    with connected(engine.address) if engine.name == "ray" else _pools_kept():
         yield engine
 
 
@@ -141,8 +142,9 @@ def _in_one_pool(
             while waiting and not failed and not killed and len(running) <= workers:
                 try:
                     with _started_with(worker_environment(workers)):  # a worker may be started here
-                        future = pool.submit(work, waiting[0])
+                        future = pool.executor.submit(work, waiting[0])
                 except BrokenProcessPool:
+                    pool.broken = True
                     killed.append(waiting.popleft())
                     break
                 running[future] = waiting.popleft()
@@ -151,6 +153,7 @@ def _in_one_pool(
                 try:
                     failure = future.result()
                 except BrokenProcessPool:
+                    pool.broken = True
                     killed.append(task)
                     continue
                 failed |= failure is not None
@@ -167,23 +170,60 @@ def _killed(times: int) -> Failure:
     )
 
 
+class _Pool:
+    """Worker processes that end with this one. They are started as tasks come."""
+
+    def __init__(self, workers: int):
+        # Spawned, not forked: JAX's or Arrow's threads may be running here.
+        spawn = multiprocessing.get_context("spawn")
+        self.broken = False
+        self._reader, self._writer = multiprocessing.Pipe(duplex=False)
+        self.executor = ProcessPoolExecutor(
+            workers, spawn, initializer=_start_worker, initargs=(self._reader,)
+        )
+
+    def close(self, *, now: bool = False) -> None:
+        """Ends the workers; `now` doesn't wait for their tasks."""
+        if now:
+            self._writer.close()
+        self.executor.shutdown(cancel_futures=True)
+        self._writer.close()
+        self._reader.close()
+
+
+# By number of workers, in a session; None outside.
+_kept: dict[int, _Pool] | None = None
+
+
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose workers end with this process, and at once if the block is left by an exception."""
-    # Spawned, not forked: JAX's or Arrow's threads may be running here.
-    reader, writer = multiprocessing.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(reader,)
-    )
+def _pools_kept() -> Iterator[None]:
+    global _kept
+    if _kept is not None:  # the outer session's
+        yield
+        return
+    _kept = {}
+    try:
+        yield
+    finally:
+        pools, _kept = _kept, None
+        for pool in pools.values():
+            pool.close()
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[_Pool]:
+    """A pool, of this session if there is one. If the block is left by an exception its workers end at once."""
+    pool = _kept.pop(workers, None) if _kept is not None else None
+    pool = pool or _Pool(workers)
     try:
         yield pool
     except BaseException:
-        writer.close()
+        pool.close(now=True)
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        writer.close()
-        reader.close()
+    if _kept is None or pool.broken:
+        pool.close()
+    else:
+        _kept[workers] = pool
 
 
 def _start_worker(driver: Connection) -> None:

@@ -141,4 +141,4 @@ def cores() -> int:
 def worker_environment(workers: int) -> dict[str, str]:
     """What each of `workers` processes of a machine starts with: it keeps off accelerators and shares the cores."""
     threads = str(max(1, cores() // workers))
-    return {"JAX_PLATFORMS": "cpu"} | {name: threads for name in _THREADS if name not in os.environ}
+    return {"JAX_PLATFORMS": "cpu"} | {name: os.environ.get(name, threads) for name in _THREADS}

@@ -93,3 +93,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 def runs(log: Path) -> list[int]:
     """The seeds of the tasks that ran, sorted."""
     return sorted(int(line.split()[0]) for line in log.read_text().splitlines()) if log.exists() else []
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
