@@ -97,9 +97,11 @@ def _tokenise(options: argparse.Namespace) -> int:
 
     corpus, chat = open_corpus(options.corpus / "corpus"), load_chat_tokenizer(options.tokenise)
     with tqdm(total=len(corpus), desc="tokens", unit=" rows", delay=0.5) as bar:
-        view = build_view(
-            corpus, chat, engine=options.engine, progress=lambda done: bar.update(done - bar.n) and None
-        )
+
+        def progress(done: int) -> None:
+            bar.update(done - bar.n)
+
+        view = build_view(corpus, chat, engine=options.engine, progress=progress)
     print(f"view    {view.directory} ({view.tokens:,} tokens of {len(view):,} comparisons)")
     return 0
 
@@ -139,7 +141,8 @@ def _tfds(options: argparse.Namespace) -> int:
 
     with tqdm(desc="tfds", unit=" tasks", delay=0.5) as bar:
 
-        def progress(done: int, of: int) -> None:
+        def progress(stage: str, done: int, of: int) -> None:
+            bar.set_description(stage, refresh=False)
             bar.total = of
             bar.update(done - bar.n)
 
