@@ -156,12 +156,10 @@ def step_view(folder: Path, pairs: int) -> dict[str, Any]:
     if pairs > TOKENISED_UP_TO:
         tokenised._encode = known_ids  # to tokenise forty million takes an hour and shows nothing new
     engine = "process:2" if pairs <= TOKENISED_UP_TO else None
-    view = tokenised.build_view(
-        corpus, tokenizer, "words", engine=engine, progress=lambda n: tell(n, pairs)
-    )
+    view = tokenised.build_view(corpus, tokenizer, "words", engine=engine, progress=lambda n: tell(n, pairs))
     if pairs <= TOKENISED_UP_TO:  # so that the larger ones can be trusted
         store, rows = tokenised.TokenStore(view), np.arange(ROWS_A_PART)
-        lengths, ids = next(known_ids(corpus, tokenised._rule(tokenizer, "words")))
+        lengths, ids = next(known_ids(corpus, tokenised._rule(tokenizer, "words"), folder))
         assert np.array_equal(store.gather(rows)[0], ids) and np.array_equal(view.lengths[rows], lengths)
     (folder / "view").symlink_to(view.directory)
     return {"disk": disk(view.directory), "tokens": view.tokens}

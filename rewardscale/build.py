@@ -141,8 +141,7 @@ def _tfds(options: argparse.Namespace) -> int:
 
     with tqdm(desc="tfds", unit=" tasks", delay=0.5) as bar:
 
-        def progress(stage: str, done: int, of: int) -> None:
-            bar.set_description(stage, refresh=False)
+        def progress(done: int, of: int) -> None:
             bar.total = of
             bar.update(done - bar.n)
 
