@@ -31,4 +31,5 @@ def snapshot(name: str, revision: str | None, *, files: Sequence[str], kind: str
     try:
         return Path(snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise HubError(f"{name} at {revision} cannot be had from the hub: {error}") from error
+        why = " ".join(str(error).split())  # the library's messages have several lines
+        raise HubError(f"{name} at {revision} cannot be had from the hub: {why}") from error

@@ -9,13 +9,15 @@ decreasing; a step takes as many microbatches of one fixed shape as its rows nee
 import bisect
 import dataclasses
 import hashlib
-import itertools
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from rewardscale.data import arrays
 from rewardscale.data.comparison import DataError
+
+# (name, largest value, length) -> the array that a plan's column is written to
+Allocate = Callable[[str, int, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ class PackingPlan:
     Attributes:
       row_length: tokens a row. rows_per_microbatch: rows a microbatch.
       starts: int64 [steps + 1], first position of each step.
-      row, offset, slot: int32 [positions]: the row within its step, the first token within the row,
-        the number among the row's trees.
+      row, offset, slot: int32 [positions] (a stored plan: the smallest unsigned type that holds them): the row
+        within its step, the first token within the row, the number among the row's trees.
       microbatches: int32 [steps]. trees_per_row: most trees in one row.
       tokens: total tokens of all trees.
     """
@@ -57,18 +59,27 @@ class PackingPlan:
         """Hash (32 hex digits) of the plan."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{self.row_length},{self.rows_per_microbatch}".encode())
-        for values in (self.starts, self.row, self.offset, self.slot):
-            digest.update(np.ascontiguousarray(values).tobytes())
+        arrays.update(digest, self.starts, np.int64)
+        for values in (self.row, self.offset, self.slot):
+            arrays.update(digest, values, np.int32)
         return digest.hexdigest()
 
 
-def make_plan(lengths: np.ndarray, *, batch: int, row_length: int, rows_per_microbatch: int) -> PackingPlan:
+def make_plan(
+    lengths: np.ndarray,
+    *,
+    batch: int,
+    row_length: int,
+    rows_per_microbatch: int,
+    allocate: Allocate | None = None,
+) -> PackingPlan:
     """Plans the rows of all steps.
 
     Args:
       lengths: [positions] tokens of each tree, in training order.
       batch: trees a step; the last step may have fewer.
       row_length, rows_per_microbatch: the shape of a microbatch.
+      allocate: gives the arrays that take `row`, `offset` and `slot`; by default they lie in memory.
 
     Raises DataError if a tree is longer than a row.
     """
@@ -79,26 +90,71 @@ def make_plan(lengths: np.ndarray, *, batch: int, row_length: int, rows_per_micr
             "or lower recipe.max_length"
         )
     starts = np.append(np.arange(0, positions, batch), positions).astype(np.int64)
-    row, offset, slot = (np.zeros(positions, np.int32) for _ in range(3))
-    rows = np.zeros(len(starts) - 1, np.int64)
-
-    def one_shape(size: int, left: int) -> tuple[int, float]:
-        del size, left
-        return row_length, math.inf
-
-    for step, (a, b) in enumerate(itertools.pairwise(starts.tolist())):
-        rows[step] = len(pack(lengths[a:b], one_shape, row[a:b], offset[a:b], slot[a:b]))
+    allocate = allocate or (lambda name, largest, count: np.zeros(count, np.int32))
+    columns = [
+        allocate(name, most, positions)
+        for name, most in (("row", batch), ("offset", row_length), ("slot", batch))
+    ]
+    rows, trees_per_row = np.zeros(len(starts) - 1, np.int64), 1
+    for steps in arrays.pieces(len(rows), max(1, arrays.PIECE // batch)):
+        some = starts[steps.start : steps.stop + 1]
+        here = slice(some[0], some[-1])
+        *found, rows[steps] = _best_fit_decreasing(np.asarray(lengths[here]), some - some[0], row_length)
+        for column, values in zip(columns, found, strict=True):
+            column[here] = values
+        trees_per_row = max(trees_per_row, int(found[2].max()) + 1)
     return PackingPlan(
         row_length=row_length,
         rows_per_microbatch=rows_per_microbatch,
         starts=starts,
-        row=row,
-        offset=offset,
-        slot=slot,
+        row=columns[0],
+        offset=columns[1],
+        slot=columns[2],
         microbatches=(-(-rows // rows_per_microbatch)).astype(np.int32),
-        trees_per_row=int(slot.max(initial=0)) + 1,
-        tokens=int(lengths.sum()),
+        trees_per_row=trees_per_row,
+        tokens=int(lengths.sum(dtype=np.int64)),
     )
+
+
+def _best_fit_decreasing(
+    lengths: np.ndarray, starts: np.ndarray, row_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """`pack` for rows of one length, for the steps that begin at `starts` [steps + 1], all sorted at once.
+
+    Returns row, offset and slot of each tree, and the rows of each step.
+    """
+    step = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.argsort(step * (row_length + 1) + (row_length - lengths), kind="stable")
+    decreasing = lengths[order].tolist()
+    rows, lefts, slots, count = (
+        [],
+        [],
+        [],
+        [],
+    )  # of each tree, in that order: its row, free tokens before it, slot
+    for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        unit = b - a  # free rows are numbers, free tokens * unit + row: they sort by both
+        smallest = decreasing[b - 1]
+        free: list[int] = []  # of rows that can still take a tree, sorted
+        used: list[int] = []  # trees in each row
+        for size in decreasing[a:b]:
+            best = bisect.bisect_left(free, size * unit)
+            if best < len(free):
+                left, row = divmod(free.pop(best), unit)
+                slots.append(used[row])
+                used[row] += 1
+            else:
+                left, row = row_length, len(used)
+                slots.append(0)
+                used.append(1)
+            rows.append(row)
+            lefts.append(left)
+            if left - size >= smallest:
+                bisect.insort(free, (left - size) * unit + row)
+        count.append(len(used))
+    out = np.empty((3, len(order)), np.int32)
+    out[:, order] = rows, lefts, slots
+    return out[0], row_length - out[1], out[2], count
 
 
 def pack(

@@ -10,85 +10,20 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import grain
 import numpy as np
 from absl import flags
 
+from rewardscale.data import arrays
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.comparison import DataError
-from rewardscale.data.packing import PackingPlan, choose_row_length, make_plan
-from rewardscale.data.subsets import Subset, training_order
-from rewardscale.data.tokenised import TokenisedView, token_store
+from rewardscale.data.tokenised import token_store
+from rewardscale.data.training_data import TrainingData, prepare
+
+__all__ = ["Batch", "Capacity", "StepSource", "TrainingData", "blocks", "capacity", "prepare"]
 
 Batch = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """Everything that fixes the batches of a run.
-
-    Attributes:
-      view_directory: the tokenised view. lengths: its table of lengths.
-      trees: the pairs at each training position. weight, target: float32 [positions].
-      plan: where they lie. dropped, truncated: pairs too long for the recipe.
-    """
-
-    view_directory: Path
-    lengths: np.ndarray
-    trees: tree_rows.Trees
-    weight: np.ndarray
-    target: np.ndarray
-    plan: PackingPlan
-    dropped: int
-    truncated: int
-
-
-def prepare(
-    view: TokenisedView,
-    subset: Subset,
-    *,
-    positions: int,
-    batch: int,
-    seed: int,
-    draw: int,
-    max_length: int,
-    too_long: str,
-    row_length: int,
-    rows_per_microbatch: int,
-) -> TrainingData:
-    """Fixes the training order and the packing plan of a run.
-
-    Pairs that are too long are left out (or truncated) before the order is made; the number of
-    positions shrinks in proportion and the counts are reported.
-
-    Raises DataError if no pair is left.
-    """
-    keep, skip = tree_rows.fit_to(view.lengths, subset.rows, max_length=max_length, too_long=too_long)
-    index = np.flatnonzero(keep)
-    if not len(index):
-        raise DataError(f"all {len(subset)} pairs are longer than recipe.max_length={max_length}")
-    positions = max(1, round(positions * len(index) / len(subset)))
-    order = index[training_order(len(index), positions, seed=seed, draw=draw)]
-    trees = tree_rows.pair_trees(subset.rows[order], subset.orientation[order], skip[order])
-    sizes = np.sum(trees.sizes(view.lengths), axis=0)
-    plan = make_plan(
-        sizes,
-        batch=batch,
-        row_length=row_length or choose_row_length(view.lengths[:, :3].sum(1)),
-        rows_per_microbatch=rows_per_microbatch,
-    )
-    return TrainingData(
-        view_directory=view.directory,
-        lengths=view.lengths,
-        trees=trees,
-        weight=subset.weight[order],
-        target=subset.target[order],
-        plan=plan,
-        dropped=int((~keep).sum()),
-        truncated=int((skip[keep] > 0).sum()),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +47,12 @@ def capacity(
     Args:
       lengths: the view's table [rows, 1 + K].
     """
-    longest = min(row_length, int(lengths[:, :3].sum(1).max(initial=1)))
-    shortest = 1 + int(lengths[:, 1:3].sum(1).min(initial=row_length))
+    longest, shortest = 1, row_length
+    for piece in arrays.pieces(len(lengths)):
+        table = lengths[piece]
+        longest = max(longest, int(table[:, :3].sum(1).max()))
+        shortest = min(shortest, int(table[:, 1:3].sum(1).min()))
+    longest, shortest = min(row_length, longest), 1 + shortest
     rows = min(pairs_per_step, -(-2 * pairs_per_step * longest // row_length) + 1)
     slots = min(pairs_per_step, row_length // shortest)
     return Capacity(_power_of_two(-(-rows // rows_per_microbatch)), _power_of_two(max(1, slots)))
@@ -163,20 +102,24 @@ class StepSource:
         if not 0 <= first < plan.steps:
             raise IndexError(f"step {first} of {plan.steps}")
         last = min(first + size, plan.steps)
-        positions = np.arange(plan.starts[first], plan.starts[last])
+        begin = plan.starts[first]
+        planned = slice(begin, plan.starts[last])
+        placed, offset, slot = (
+            values[planned].astype(np.int64) for values in (plan.row, plan.offset, plan.slot)
+        )
         step = np.repeat(np.arange(last - first), np.diff(plan.starts[first : last + 1]))
         share = plan.rows_per_microbatch // self._hosts
-        microbatch, within = np.divmod(plan.row[positions], plan.rows_per_microbatch)
-        mine = within // share == self._host
-        here = positions[mine]
+        microbatch, within = np.divmod(placed, plan.rows_per_microbatch)
+        mine = np.flatnonzero(within // share == self._host)
+        here = begin + mine
         row = ((step * self._sizes.microbatches + microbatch) * share + within - self._host * share)[mine]
-        rows, slot = size * self._sizes.microbatches * share, plan.slot[here]
+        rows, slot = size * self._sizes.microbatches * share, slot[mine]
         batch = tree_rows.assemble(
             token_store(data.view_directory),
             data.lengths,
             data.trees[here],
             row,
-            plan.offset[here],
+            offset[mine],
             slot,
             shape=(rows, plan.row_length),
             slots=self._sizes.slots,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rewardscale.data.tokenised import ragged_arange
+from rewardscale.data.token_shards import ragged_arange
 
 ABSENT = -1  # response number of a tree's missing left side
 

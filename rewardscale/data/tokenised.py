@@ -2,33 +2,58 @@
 
 The template is one of our own by name (`templates`), or comes with a Hugging Face tokenizer (`chat`).
 
-<view>/shard-*.array_record   record i = the token ids of corpus row i: prompt, then each response
-<view>/lengths.npy            uint32 [rows, 1 + K]: tokens of the prompt and of each response (0: absent)
-<view>/tokenizer.json         and for a Hugging Face tokenizer what else belongs to it, its template too
-<view>/view.json              commit record; `key` hashes corpus, tokenizer and template
+<view>/shard-*.tokens    token ids of the corpus's rows, in order; lengths.npy, starts.npy, sums.npy say where
+                         (`token_shards`; older views: shard-*.array_record, a record a row, and lengths.npy)
+<view>/tokenizer.json    and for a Hugging Face tokenizer what else belongs to it, its template too
+<view>/view.json         commit record; `key` hashes corpus, tokenizer and template
+<view>/batches/          plans of large runs (`pipeline`), made when they are first needed
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grain.sources import ArrayRecordDataSource
+import polars as pl
 from tokenizers import Tokenizer
 
 from rewardscale import atomic
+from rewardscale.data import arrays
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError
-from rewardscale.data.corpus import Corpus, Shards, check_shards, iterate_records, write_shards
+from rewardscale.data.corpus import Corpus, Shards, check_shards
 from rewardscale.data.templates import Template, get_template, tokenizer_hash
+from rewardscale.data.token_shards import (
+    INDEX,
+    TOKEN,
+    FlatTokens,
+    RecordTokens,
+    Rows,
+    check_token_shards,
+    flatten,
+    ragged_arange,
+    write_token_shards,
+)
+
+__all__ = [
+    "TokenStore",
+    "TokenisedView",
+    "build_view",
+    "open_view",
+    "ragged_arange",
+    "token_store",
+    "view_key",
+]
 
 MEMORY_LIMIT_BYTES = 256 * 2**20  # views below this are read once and kept in memory
-_TOKEN = np.dtype("<u4")
 _ENCODE_AT_ONCE = 512
 
 
@@ -39,8 +64,10 @@ class TokenisedView:
     Attributes:
       directory: its folder.
       key: hash (32 hex digits) of corpus, tokenizer and template.
-      shards: the token records.
-      lengths: uint32 [rows, 1 + K], tokens of prompt and responses.
+      shards: the token shards.
+      lengths: uint32 [rows, 1 + K], tokens of prompt and responses; mapped where it is large.
+      index: arrays that say where in flat shards the rows lie (`starts`, `sums`); none in older views.
+      tokens: in all shards.
       vocab_size: number of ids that the tokenizer can produce.
     """
 
@@ -48,6 +75,8 @@ class TokenisedView:
     key: str
     shards: Shards
     lengths: np.ndarray
+    index: Mapping[str, np.ndarray]
+    tokens: int
     vocab_size: int
 
     def __len__(self) -> int:
@@ -65,6 +94,7 @@ def build_view(
     tokenizer: Tokenizer | ChatTokenizer,
     template: str | None = None,
     *,
+    workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> TokenisedView:
     """Tokenises `corpus` into `<corpus>/views/<key>`, or opens that view if it is there already.
@@ -73,6 +103,7 @@ def build_view(
       corpus: the comparisons.
       tokenizer: a chat tokenizer, which brings its template, or a bare tokenizer.
       template: for a bare tokenizer the name of one of our templates.
+      workers: processes that encode, a shard of the corpus at a time (0: this one); the bytes are the same.
       progress: called with the number of comparisons done.
 
     Raises DataError naming the comparison that cannot be encoded (a role that the template does not know, a
@@ -83,23 +114,19 @@ def build_view(
     final = corpus.directory / "views" / key
     if final.exists():
         return open_view(final)
-    lengths: list[list[int]] = []
+    width = 1 + int(corpus.scan_manifest().select(pl.col("responses").max()).collect().item())
     with atomic.new_directory(final) as folder:
-        described = write_shards(folder, _encode(corpus, rule, lengths), total=len(corpus), progress=progress)
-        width = max(map(len, lengths))
-        table = np.zeros((len(lengths), width), np.uint32)
-        for row, values in enumerate(lengths):
-            table[row, : len(values)] = values
-        np.save(folder / "lengths.npy", table)
         for name, data in rule.files.items():
             atomic.write_bytes(folder / name, data)
+        encoded = _by_workers(corpus, rule, folder, workers) if workers else _encode(corpus, rule)
+        described = write_token_shards(folder, encoded, rows=len(corpus), width=width, progress=progress)
         record = {
             **rule.record,
             "key": key,
             "corpus": corpus.fingerprint,
-            "tokens": int(table.sum()),
+            "tokens": sum(shard["bytes"] for shard in described) // TOKEN.itemsize,
             "shards": described,
-            "lengths_sha256": atomic.sha256(folder / "lengths.npy"),
+            **{f"{name}_sha256": atomic.sha256(folder / f"{name}.npy") for name in INDEX},
         }
         atomic.write_json(folder / "view.json", record)
     return open_view(final)
@@ -131,13 +158,21 @@ def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
     mend = f"delete {directory} and build it again"
     try:
         record = json.loads(path.read_text())
-        shards = check_shards(directory, record["shards"], deep=deep)
-        if atomic.sha256(directory / "lengths.npy") != record["lengths_sha256"]:
-            raise DataError(f"{directory / 'lengths.npy'} was changed after it was written; {mend}")
-        lengths = np.load(directory / "lengths.npy")
-        if len(lengths) != len(shards):
-            raise DataError(f"{directory}: {len(lengths)} lengths for {len(shards)} token records; {mend}")
-        return TokenisedView(directory, record["key"], shards, lengths, record["vocab_size"])
+        flat = "starts_sha256" in record
+        shards = (check_token_shards if flat else check_shards)(directory, record["shards"], deep=deep)
+        if deep is None:
+            deep = record["tokens"] * TOKEN.itemsize <= MEMORY_LIMIT_BYTES
+        found = {}
+        for name in INDEX if flat else INDEX[:1]:
+            found[name] = arrays.checked(
+                directory / f"{name}.npy", None, record[f"{name}_sha256"] if deep else None, mend
+            )
+            if len(found[name]) - (name == "starts") != len(shards):
+                raise DataError(f"{directory}: {name}.npy is not of {len(shards)} rows; {mend}")
+        lengths = found.pop("lengths")
+        return TokenisedView(
+            directory, record["key"], shards, lengths, found, record["tokens"], record["vocab_size"]
+        )
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -188,18 +223,54 @@ def _chat_rule(chat: ChatTokenizer) -> _Rule:
     )
 
 
-def _encode(corpus: Corpus, rule: _Rule, lengths: list[list[int]]) -> Iterator[bytes]:
-    """Token records in row order; appends each row's lengths to `lengths` on the way."""
+def _encode(corpus: Corpus, rule: _Rule) -> Iterator[Rows]:
+    """The rows' token ids in order, some hundreds at a time."""
     for chunk in itertools.batched(corpus, _ENCODE_AT_ONCE):
         try:
-            encoded = rule.encode(chunk)
+            rows = list(rule.encode(chunk))
         except DataError as error:
             raise DataError(f"{corpus.directory}: {error}") from error
-        for comparison, parts in zip(chunk, encoded, strict=True):
+        for comparison, parts in zip(chunk, rows, strict=True):
             if not all(parts):
                 raise DataError(f"{corpus.directory}: comparison {comparison.id} has a part without tokens")
-            lengths.append([len(p) for p in parts])
-            yield np.concatenate([np.asarray(p, _TOKEN) for p in parts]).tobytes()
+        yield flatten(rows)
+
+
+def _by_workers(corpus: Corpus, rule: _Rule, folder: Path, workers: int) -> Iterator[Rows]:
+    """The same, a shard of the corpus at a time, by processes that read the tokenizer from `folder`."""
+    encode = functools.partial(_encode_shard, folder, rule.record)
+    shards = [
+        dataclasses.replace(corpus, shards=Shards((path,), (count,)), manifests=(), about={})
+        for path, count in zip(corpus.shards.paths, corpus.shards.counts, strict=True)
+    ]
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy the tokenizers library's threads halfway
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        yield from pool.imap(encode, shards)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _encode_shard(folder: Path, record: Mapping[str, Any], corpus: Corpus) -> Rows:
+    parts = list(_encode(corpus, _written_rule(folder, json.dumps(record))))
+    width = max(lengths.shape[1] for lengths, _ in parts)
+    lengths = np.zeros((sum(len(lengths) for lengths, _ in parts), width), np.uint32)
+    done = 0
+    for some, _ in parts:
+        lengths[done : done + len(some), : some.shape[1]] = some
+        done += len(some)
+    return lengths, np.concatenate([ids for _, ids in parts])
+
+
+@functools.lru_cache(maxsize=1)
+def _written_rule(folder: Path, record: str) -> _Rule:
+    about = json.loads(record)
+    if "chat" in about:
+        return _rule(load_chat_tokenizer(folder, date=about["date"]), None)
+    return _rule(Tokenizer.from_file(str(folder / "tokenizer.json")), about["template"])
 
 
 def _encode_apart(
@@ -230,26 +301,24 @@ def _encode_whole(chat: ChatTokenizer, comparisons: Sequence[Comparison]) -> lis
 class TokenStore:
     """Random access to a view's tokens by row number, many rows at a time.
 
-    Small views (under 256 MiB of tokens) are read once into memory; larger ones are read record by
-    record through grain's ArrayRecordDataSource. Both give the same tokens.
+    Small views (under 256 MiB of tokens) are read once into memory; larger ones are mapped (older ones: read record
+    by record through grain's ArrayRecordDataSource). All give the same tokens.
     """
 
     def __init__(self, view: TokenisedView, *, in_memory: bool | None = None):
         """Raises DataError if the view's tokens cannot be read or are not as many as its lengths say."""
-        self._view = view
-        per_row = view.lengths.sum(1, dtype=np.int64)
+        self.view = view
         if in_memory is None:
-            in_memory = int(per_row.sum()) * _TOKEN.itemsize <= MEMORY_LIMIT_BYTES
-        self._per_row = per_row
-        self._flat: np.ndarray | None = None
-        if in_memory:
-            self._flat = self._decode(list(iterate_records(view.shards)), per_row)
-            self._starts = np.concatenate([[0], np.cumsum(per_row)])
-        else:
-            self._source = ArrayRecordDataSource([str(p) for p in view.shards.paths])
+            in_memory = view.tokens * TOKEN.itemsize <= MEMORY_LIMIT_BYTES
+        with self._mend():
+            if view.index:
+                starts, sums = view.index["starts"], view.index["sums"]
+                self._tokens = FlatTokens(view.shards, starts, sums, in_memory=in_memory)
+            else:
+                self._tokens = RecordTokens(view.shards, view.lengths, in_memory=in_memory)
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self.view)
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of `rows`, one after another.
@@ -258,40 +327,18 @@ class TokenStore:
           flat uint32 [sum of the rows' tokens] and starts int64 [len(rows)], where each row's tokens
           (prompt, then responses, as long as `lengths` says) begin in it.
 
-        Raises DataError if a record does not hold what the lengths say.
+        Raises DataError if a record does not hold what was written.
         """
-        sizes = self._per_row[rows]
-        starts = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-        if self._flat is not None:
-            return self._flat[ragged_arange(self._starts[rows], sizes)], starts
-        if not len(rows):
-            return np.zeros(0, _TOKEN), starts
+        sizes = self.view.lengths[rows].sum(1, dtype=np.int64)
+        with self._mend():
+            return self._tokens.read(rows, sizes), np.cumsum(sizes) - sizes
+
+    @contextlib.contextmanager
+    def _mend(self) -> Iterator[None]:
         try:
-            records = self._source.__getitems__(rows.tolist())  # pyright: ignore[reportAttributeAccessIssue]
-        except (RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{self._view.directory}: token records cannot be read ({error}); "
-                "delete the view and build it again"
-            ) from error
-        return self._decode(records, sizes), starts
-
-    def _decode(self, records: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
-        """The records' tokens, one after another; DataError unless record i holds sizes[i] tokens."""
-        if not np.array_equal([len(record) for record in records], sizes * _TOKEN.itemsize):
-            raise DataError(
-                f"{self._view.directory}: token records disagree with lengths.npy; "
-                "delete the view and build it again"
-            )
-        return np.frombuffer(b"".join(records), _TOKEN)
-
-
-def ragged_arange(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Concatenation of arange(start, start + size), int64; sizes may be 0."""
-    sizes = np.asarray(sizes, np.int64)
-    ends = np.cumsum(sizes)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(
-        np.asarray(starts, np.int64) - (ends - sizes), sizes
-    )
+            yield
+        except DataError as error:
+            raise DataError(f"{self.view.directory}: {error}; delete the view and build it again") from error
 
 
 @functools.lru_cache(maxsize=4)

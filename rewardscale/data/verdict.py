@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale.data import arrays
 from rewardscale.data.comparison import DataError
 
 VERDICT_SCHEMA = pl.Schema(
@@ -133,24 +134,24 @@ class Level:
             raise DataError(f"level {self.name!r}: the name must do as a folder's name")
         if self.rows.dtype != np.uint32 or self.orientation.dtype != np.int8:
             raise DataError(f"level {self.name!r}: rows must be uint32 and orientation int8")
-        if len(self.orientation) != n or not np.isin(self.orientation, (-1, 1)).all():
+        if len(self.orientation) != n or not arrays.every(self.orientation, lambda o: (o == 1) | (o == -1)):
             raise DataError(f"level {self.name!r}: orientation must hold {n} values of +1 or -1")
-        if n and not (np.diff(self.rows.astype(np.int64)) > 0).all():
+        if not arrays.increasing(self.rows):
             raise DataError(f"level {self.name!r}: rows must be strictly increasing")
         for field in ("weight", "target"):
             values = getattr(self, field)
-            if values is not None and (len(values) != n or not np.isfinite(values).all()):
+            if values is not None and (len(values) != n or not arrays.every(values, np.isfinite)):
                 raise DataError(f"level {self.name!r}: {field} must hold {n} finite values")
-        if self.weight is not None and (self.weight < 0).any():
+        if self.weight is not None and not arrays.every(self.weight, lambda w: w >= 0):
             raise DataError(f"level {self.name!r}: weight must not be negative")
-        if self.target is not None and ((self.target < 0) | (self.target > 1)).any():
+        if self.target is not None and not arrays.every(self.target, lambda t: (t >= 0) & (t <= 1)):
             raise DataError(f"level {self.name!r}: target must hold probabilities, 0 to 1")
         self._check_cost()
 
     def _check_cost(self) -> None:
         if self.cost is None:
             return
-        if not (np.isfinite(self.cost).all() and (self.cost >= 0).all()):
+        if not arrays.every(self.cost, lambda c: np.isfinite(c) & (c >= 0)):
             raise DataError(f"level {self.name!r}: cost must be finite and not negative")
         if len(self.rows) and len(self.cost) <= self.rows[-1]:
             raise DataError(
@@ -166,7 +167,7 @@ class Level:
             values = getattr(self, field)
             digest.update(f"{field}:{None if values is None else (values.dtype.str, len(values))}".encode())
             if values is not None:
-                digest.update(np.ascontiguousarray(values).tobytes())
+                arrays.update(digest, values)
         return digest.hexdigest()
 
 
@@ -185,13 +186,13 @@ def write_level(directory: Path, level: Level) -> Path:
             raise DataError(f"{final} holds another level of this name; remove it or choose another name")
         return final
     with atomic.new_directory(final) as folder:
-        arrays = [field for field in _ARRAYS if getattr(level, field) is not None]
-        for field in arrays:
+        present = [field for field in _ARRAYS if getattr(level, field) is not None]
+        for field in present:
             np.save(folder / f"{field}.npy", getattr(level, field))
         record = {
             "name": level.name,
             "pairs": len(level.rows),
-            "arrays": arrays,
+            "arrays": present,
             "cost_unit": level.cost_unit,
             "about": dict(level.about),
             "fingerprint": level.fingerprint,
@@ -200,13 +201,20 @@ def write_level(directory: Path, level: Level) -> Path:
     return final
 
 
-def read_level(directory: Path) -> Level:
-    """Reads a level folder. Raises DataError if it is absent, incomplete or does not match its fingerprint."""
+def read_level(directory: Path, *, deep: bool | None = None) -> Level:
+    """Reads a level folder; large arrays are mapped and not read.
+
+    Args:
+      deep: also check the arrays against the level's fingerprint, by default when they are under 256 MiB together.
+
+    Raises DataError if it is absent, incomplete or does not match its fingerprint.
+    """
     path = Path(directory) / "level.json"
     try:
         record = json.loads(path.read_text())
-        arrays = {field: np.load(path.parent / f"{field}.npy") for field in record["arrays"]}
-        level = Level(name=record["name"], cost_unit=record["cost_unit"], about=record["about"], **arrays)
+        values = {field: arrays.load(path.parent / f"{field}.npy") for field in record["arrays"]}
+        level = Level(name=record["name"], cost_unit=record["cost_unit"], about=record["about"], **values)
+        wanted, pairs = record["fingerprint"], record["pairs"]
     except FileNotFoundError as error:
         raise DataError(
             f"level folder {directory} is missing {error.filename}; build the level again"
@@ -215,7 +223,9 @@ def read_level(directory: Path) -> Level:
         raise DataError(
             f"level folder {directory} cannot be read ({error}); delete it and build it again"
         ) from error
-    if level.fingerprint != record["fingerprint"]:
+    if deep is None:
+        deep = sum(array.nbytes for array in values.values()) <= arrays.VERIFY_LIMIT_BYTES
+    if len(level.rows) != pairs or (deep and level.fingerprint != wanted):
         raise DataError(
             f"level folder {directory} does not match its fingerprint; delete it and build it again"
         )

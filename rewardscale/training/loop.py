@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
-from rewardscale.data import pipeline
+from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
 from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_requests
 from rewardscale.training.optimizer import hyperparameters, learning_rates
@@ -189,8 +189,10 @@ def write_model_info(path: Path, params: reward.Params) -> None:
 def batch_fingerprint(data: pipeline.TrainingData) -> str:
     """Hash (32 hex digits) of what fixes every batch: rows, orientation, weights and plan."""
     digest = hashlib.blake2b(data.plan.fingerprint.encode(), digest_size=16)
-    for values in (data.trees.rows, data.trees.left, data.trees.skip, data.weight, data.target):
-        digest.update(np.ascontiguousarray(values).tobytes())
+    for values in (data.trees.rows, data.trees.left, data.trees.skip):
+        arrays.update(digest, values, np.int64)
+    for values in (data.weight, data.target):
+        arrays.update(digest, values)
     return digest.hexdigest()
 
 
@@ -199,11 +201,14 @@ class _Meter:
 
     def __init__(self, model: ModelConfig, data: pipeline.TrainingData, dtype: str, devices: int):
         plan = data.plan
-        left, prompt, right = (s.astype(float) for s in data.trees.sizes(data.lengths))
-        keys = prompt * (prompt + 1) / 2 + sum(r * prompt + r * (r + 1) / 2 for r in (left, right))
-        ends = plan.starts[1:]
-        self._tokens = np.diff(np.cumsum(np.append(0.0, left + prompt + right))[np.append(0, ends)])
-        keys_per_step = np.diff(np.cumsum(np.append(0.0, keys))[np.append(0, ends)])
+        self._tokens, keys_per_step = np.zeros(plan.steps), np.zeros(plan.steps)
+        for steps in arrays.pieces(plan.steps, max(1, arrays.PIECE // int(plan.starts[1]))):
+            starts = plan.starts[steps.start : steps.stop + 1]
+            trees = data.trees[starts[0] : starts[-1]]
+            left, prompt, right = (s.astype(float) for s in trees.sizes(data.lengths))
+            keys = prompt * (prompt + 1) / 2 + sum(r * prompt + r * (r + 1) / 2 for r in (left, right))
+            self._tokens[steps] = np.add.reduceat(left + prompt + right, starts[:-1] - starts[0])
+            keys_per_step[steps] = np.add.reduceat(keys, starts[:-1] - starts[0])
         self._flops = np.array(
             [
                 flops.training_flops(model, tokens=t, keys=k)

@@ -2,15 +2,17 @@
 
 An item is the set of the 5-word shingles of its messages and responses, each taken apart: so the order of
 the responses, which a single changed word turns round, says nothing. Sets whose estimated Jaccard similarity reaches
-the threshold are linked, and of the items that chains of links join the first in build order stays. Four stages:
+the threshold are linked, and of the items that chains of links join the first in build order stays. Stages:
 
     near-signatures   MinHash signatures, a file a group of parts; kept when the threshold changes
     near-bands        a hash of each band of each signature, shuffled into buckets
     near-pairs        of each bucket: items with an equal band, checked by their whole signatures
+    near-details      of the linked items: signatures of the prompt and of each response
     near              the components of these pairs: memory in proportion to what is dropped
 
-Items that were dropped before take no part. Pairs of one long prompt with short responses are alike whatever the
-responses say; to compare these alone there is on="responses".
+Two pairs of one long prompt are alike whatever their responses say, and so are two with one long response. So with
+on="pair" the prompts and each response with its counterpart must reach the threshold too, in either order of the
+responses. Items that were dropped before take no part.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,6 +139,25 @@ def run(
         engine=engine,
         progress=build.after(progress, len(signed) + len(banded)),
     )
+    details: list[stages.Done] = []
+    before = len(signed) + len(banded) + len(paired)
+    if on == "pair":
+        details = stages.run(
+            work,
+            "near-details",
+            [
+                stages.Task(
+                    name=f"group-{number:05d}",
+                    function=f"{__name__}:detail",
+                    arguments={"parts": build.arguments(group), "first": firsts[number], "words": WORDS},
+                    inputs=(*build.inputs(group), *(done.output for done in paired)),
+                    paths={"folders": build.folders(group), "paired": [str(done.folder) for done in paired]},
+                )
+                for number, group in enumerate(groups)
+            ],
+            engine=engine,
+            progress=build.after(progress, before),
+        )
     (done,) = stages.run(
         work,
         "near",
@@ -144,13 +165,21 @@ def run(
             stages.Task(
                 name="clusters",
                 function=f"{__name__}:cluster",
-                arguments={"items": [part.items for part in parts], "firsts": firsts},
-                inputs=tuple(done.output for done in [*paired, *signed]),
-                paths={"paired": [str(done.folder) for done in paired], **signatures},
+                arguments={
+                    "items": [part.items for part in parts],
+                    "firsts": firsts,
+                    "threshold": threshold,
+                },
+                inputs=tuple(done.output for done in [*paired, *signed, *details]),
+                paths={
+                    "paired": [str(done.folder) for done in paired],
+                    "details": [str(done.folder) for done in details],
+                    **signatures,
+                },
             )
         ],
         engine=engine,
-        progress=build.after(progress, len(signed) + len(banded) + len(paired)),
+        progress=build.after(progress, before + len(details)),
     )
     counts = {
         "items": sum(done.counts["items"] for done in banded),
@@ -325,17 +354,86 @@ def components(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             parent = halved
 
 
+def _read_pairs(paired: Sequence[str]) -> np.ndarray:
+    """uint32 [n, 2], sorted."""
+    found = [np.load(Path(folder) / "pairs.npy") for folder in paired]
+    return np.unique(np.concatenate([np.zeros((0, 2), np.uint32), *found]), axis=0)
+
+
+def detail(
+    folder: Path,
+    *,
+    parts: Sequence[Sequence[int]],
+    first: int,
+    words: int,
+    folders: Sequence[str],
+    paired: Sequence[str],
+) -> Mapping[str, Any]:
+    """Task: the linked documents of `parts`, documents.npy uint32 [n], and what their parts are like.
+
+    signatures.npy, uint32 [n, 3, PERMUTATIONS], is of the prompt and of both responses; of an item of more responses,
+    of the prompt, of all responses and of nothing.
+    """
+    linked = np.unique(_read_pairs(paired)).astype(np.int64)
+    found, documents, at = [np.zeros((0, 3, PERMUTATIONS), np.uint32)], [np.zeros(0, np.int64)], first
+    for part in build.from_arguments(parts, folders):
+        here = linked[(linked >= at) & (linked < at + part.items)]
+        if len(here):
+            found.append(_in_three(part, here - at, words))
+            documents.append(here)
+        at += part.items
+    np.save(folder / "signatures.npy", np.concatenate(found))
+    np.save(folder / "documents.npy", np.concatenate(documents).astype(np.uint32))
+    return {"documents": sum(map(len, documents))}
+
+
+def _in_three(part: Part, items: np.ndarray, words: int) -> np.ndarray:
+    texts, starts = build.read_texts(part, "pair")
+    responses = build.read_index(part, ["responses"])["responses"].to_list()
+    chosen: list[str] = []
+    bounds = [0]
+    for item in items.tolist():
+        begin, end = starts[item], starts[item + 1]
+        middle, last = end - responses[item], end - 1 if responses[item] == 2 else end
+        chosen += texts[begin:end]
+        bounds += [len(chosen) - (end - middle), len(chosen) - (end - last), len(chosen)]
+    sets = shingles.shingles(shingles.words(chosen), words)
+    each = shingles.Runs(sets.hashes, sets.starts[np.array(bounds)])
+    return minhash.signatures(each, PERMUTATIONS).reshape(len(items), 3, PERMUTATIONS)
+
+
+def _alike_in_all_parts(pairs: np.ndarray, details: Sequence[str], threshold: float) -> np.ndarray:
+    """Those of `pairs` whose prompts and responses are alike one by one."""
+    documents = np.concatenate([np.load(Path(folder) / "documents.npy") for folder in details])
+    signatures = np.concatenate([np.load(Path(folder) / "signatures.npy") for folder in details])
+    stays = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        some = slice(start, start + _PAIRS_AT_ONCE)
+        one, other = (signatures[np.searchsorted(documents, pairs[some, side])] for side in (0, 1))
+
+        def alike(a: int, b: int, one: np.ndarray = one, other: np.ndarray = other) -> np.ndarray:
+            return minhash.similarity(one[:, a], other[:, b])
+
+        straight = np.minimum(alike(1, 1), alike(2, 2))
+        crossed = np.minimum(alike(1, 2), alike(2, 1))
+        stays[some] = np.minimum(alike(0, 0), np.maximum(straight, crossed)) >= np.float32(threshold)
+    return pairs[stays]
+
+
 def cluster(
     folder: Path,
     *,
     items: Sequence[int],
     firsts: Sequence[int],
+    threshold: float,
     paired: Sequence[str],
+    details: Sequence[str],
     signatures: Sequence[str],
 ) -> Mapping[str, Any]:
     """Task: drop.parquet and clusters.parquet of all pairs. `items` a part."""
-    pairs = np.concatenate([np.zeros((0, 2), np.uint32), *(np.load(Path(p) / "pairs.npy") for p in paired)])
-    pairs = np.unique(pairs, axis=0)
+    pairs = _read_pairs(paired)
+    if details:
+        pairs = _alike_in_all_parts(pairs, details, threshold)
     documents, root = components(pairs)
     alike = _Signatures(signatures, firsts).similarity(np.stack([root, documents], 1))
     starts = np.cumsum([0, *items])

@@ -8,21 +8,27 @@
 Memory does not depend on the size of the unit.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale.config.build import SourceConfig
 from rewardscale.data.comparison import Comparison
 from rewardscale.data.corpus import RECORDS_PER_SHARD, record_writer
+from rewardscale.data.sources import pairing
+from rewardscale.data.sources.adapter import adapter
+from rewardscale.data.sources.formats import Unit
 from rewardscale.data.sources.judged import Judged, Judgement, Refused
+from rewardscale.data.sources.read import Options, read
 from rewardscale.data.verdict import VERDICT_SCHEMA
 
 INDEX = pl.Schema(
@@ -61,6 +67,68 @@ def verdicts_path(folder: Path, part: int) -> Path:
     return folder / f"verdicts-{part:05d}.parquet"
 
 
+def unit(
+    folder: Path,
+    *,
+    source: Mapping[str, Any],
+    part: Mapping[str, Any],
+    seed: int,
+    most_bytes: int,
+    root: str,
+) -> Mapping[str, Any]:
+    """Task: the items of a unit of a source.
+
+    Args:
+      source: fields of SourceConfig. part: fields of Unit but for its root.
+
+    The counts: comparisons (that were read), refused (by code: records and single responses), unpaired (candidate
+    pairs that were left out, by reason), items, parts, and file: name, bytes and SHA-256 of what was read whole.
+    """
+    config = SourceConfig(**source)
+    known = dataclasses.replace(adapter(config.adapter), name=config.called)
+    here = Unit(Path(root), **part)
+    unpaired: Counter[str] = Counter()
+    compared = 0
+
+    def wanted() -> Iterator[Judged | Refused]:
+        nonlocal compared
+        for one in read(known, here, Options(max_bytes=most_bytes)):
+            if isinstance(one, Refused):
+                yield one
+            elif not config.split or one.comparison.split == config.split:
+                if config.limit and compared == config.limit:
+                    return
+                compared += 1
+                yield from pairing.to_pairs(
+                    [one],
+                    cast(pairing.How, config.pairing),
+                    margin=config.margin,
+                    most=config.most or None,
+                    ties=config.ties or len(one.comparison.responses) == 2,
+                    seed=seed,
+                    left_out=unpaired,
+                )
+
+    counts = write_items(folder, wanted())
+    return {
+        "comparisons": compared,
+        **counts,
+        "unpaired": dict(sorted(unpaired.items())),
+        "file": _file(here),
+    }
+
+
+def _file(here: Unit) -> dict[str, Any] | None:
+    """What a unit that begins a file was read from."""
+    if here.start or here.part or not here.path.is_file():
+        return None
+    return {
+        "name": here.label,
+        "bytes": here.path.stat().st_size,
+        "sha256": atomic.sha256(here.path),
+    }
+
+
 def write_items(folder: Path, found: Iterable[Judged | Refused]) -> dict[str, Any]:
     """Writes everything `found` into `folder`; returns counts: items, parts, refused by code."""
     refused: Counter[str] = Counter()
@@ -93,7 +161,8 @@ def _write_part(folder: Path, part: int, batch: tuple[Judged, ...]) -> None:
 
 def _index_row(one: Judged) -> tuple[Any, ...]:
     comparison = one.comparison
-    sign, margin = preference(one)
+    two = len(comparison.responses) == 2
+    sign, margin = pairing.label(one.judgements) if two else (0, 0.0)
     return (
         unordered_key(comparison),
         comparison.id,
@@ -122,15 +191,6 @@ def opening(comparison: Comparison) -> str:
     begin = itertools.takewhile(lambda message: message.role != "assistant", comparison.prompt)
     parts = [[m.role, m.content] for m in begin]
     return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
-
-
-def preference(one: Judged) -> tuple[int, float]:
-    """Which response of a pair the source prefers (+1, -1, 0), and by how much: the mean over its judgements."""
-    if len(one.comparison.responses) != 2:
-        return 0, 0.0
-    differences = [d for j in one.judgements if not math.isnan(d := j.scores[0] - j.scores[1])]
-    mean = sum(differences) / len(differences) if differences else 0.0
-    return (mean > 0) - (mean < 0), abs(mean)
 
 
 def _verdicts(item: int, one: Judged) -> Iterator[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ SUFFIXES = (".gz", ".xz", ".zst", ".bz2")
 # What reading a truncated or overwritten file raises, by format.
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _CHUNK = 1 << 20
+_SIP = 1 << 10  # of compressed data at once: four bytes of it may stand for 128 KiB
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -45,7 +46,7 @@ class _Zstandard(io.RawIOBase):
     def __init__(self, file: IO[bytes]):
         self._file = file
         self._frame: Any = None
-        self._waiting = b""  # compressed
+        self._waiting = memoryview(b"")  # compressed
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -53,18 +54,20 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         while not self._ready:
-            data = self._waiting or self._file.read(_CHUNK // 8)
-            self._waiting = b""
-            if not data:
+            self._waiting = self._waiting or memoryview(self._file.read(_CHUNK))
+            if not self._waiting:
                 if self._frame is not None:
                     raise EOFError("the compressed data end in the middle of a frame")
                 return 0
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = memoryview(self._frame.decompress(data))
+            sip = self._waiting[:_SIP]
+            self._ready = memoryview(self._frame.decompress(sip))
+            left = 0
             if self._frame.eof:
-                self._waiting = self._frame.unused_data
+                left = len(self._frame.unused_data)
                 self._frame = None
+            self._waiting = self._waiting[len(sip) - left :]
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]

@@ -89,18 +89,18 @@ def _skip_line(file: BufferedIOBase, part: bytes) -> int:
 def is_lines(file: BufferedIOBase) -> bool:
     """Whether a .json file is a record a line: its first line is a whole object and more than text follows, or
     that object does not hold arrays of objects."""
-    first = file.readline(MAX_LINE).removeprefix(_BOM)
-    while first and first.isspace():
-        first = file.readline(MAX_LINE)
-    if not first.lstrip().startswith(b"{"):
+    begin = file.read(len(_BOM)).removeprefix(_BOM)
+    while begin and begin.isspace():
+        begin = file.read(1)
+    if not begin.lstrip().startswith(b"{"):
         return False
+    first, _, more = (begin + file.readline(MAX_LINE)).lstrip().partition(b"\n")
     try:
         record = orjson.loads(first)
     except ValueError:
         return first.rstrip().endswith(b"}")  # a broken line of many, rather than the begin of one object
-    for line in file:
-        if not line.isspace():
-            return True
+    if more.strip() or any(not line.isspace() for line in file):
+        return True
     return not any(_is_table(value) for value in record.values())
 
 

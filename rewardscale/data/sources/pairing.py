@@ -1,6 +1,5 @@
 """From comparisons of K responses to pairs."""
 
-import dataclasses
 import hashlib
 import itertools
 from collections import Counter
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 from rewardscale.config import ConfigError
+from rewardscale.data.comparison import Comparison
 from rewardscale.data.sources.judged import Judged, Judgement
 
 How = Literal["all", "best_worst", "best_random", "adjacent", "keep"]
@@ -43,7 +43,11 @@ def to_pairs(
         raise ConfigError(f"pairs={how!r} must be one of {', '.join(get_args(How))}")
     count = Counter() if left_out is None else left_out
     for own in judged:
-        if how == "keep" and len(own.comparison.responses) > 2:
+        if len(own.comparison.responses) == 2:
+            if _keep(own, 0, 1, margin, ties, count):
+                yield _pair(own, 0, 1)
+            continue
+        if how == "keep":
             yield own
             continue
         wanted = _wanted(own, how, seed)
@@ -62,15 +66,17 @@ def label(judgements: Sequence[Judgement], first: int = 0, second: int = 1) -> t
     The source's own verdicts (kind "source") decide where there are any, otherwise all judgements, by the mean of
     their score differences. The difference is not negative.
     """
-    differences = [own.scores[first] - own.scores[second] for own in judgements if own.kind == "source"]
-    differences = [d for d in differences if d == d]
-    if not differences:
-        differences = [own.scores[first] - own.scores[second] for own in judgements]
-        differences = [d for d in differences if d == d]
+    differences = _differences([own for own in judgements if own.kind == "source"], first, second)
+    differences = differences or _differences(judgements, first, second)
     if not differences:
         return 0, 0.0
     mean = sum(differences) / len(differences)
     return (mean > 0) - (mean < 0), abs(mean)
+
+
+def _differences(judgements: Sequence[Judgement], first: int, second: int) -> list[float]:
+    found = [own.scores[first] - own.scores[second] for own in judgements]
+    return [difference for difference in found if difference == difference]
 
 
 def text_order(text: str) -> bytes:
@@ -81,8 +87,6 @@ def text_order(text: str) -> bytes:
 def _wanted(own: Judged, how: How, seed: int) -> list[tuple[int, int]]:
     """Positions of the responses to pair, before anything is left out."""
     k = len(own.comparison.responses)
-    if k == 2:
-        return [(0, 1)]
     if how == "all":
         return list(itertools.combinations(range(k), 2))
     scores = _scores(own, k)
@@ -133,23 +137,20 @@ def _keep(own: Judged, a: int, b: int, margin: float, ties: bool, count: Counter
 
 
 def _pair(own: Judged, a: int, b: int) -> Judged:
-    responses = own.comparison.responses
-    one, other = text_order(responses[a]), text_order(responses[b])
-    if (other, responses[b]) < (one, responses[a]):
-        a, b = b, a
-    if (
-        (a, b) == (0, 1)
-        and len(responses) == 2
-        and all(_both(judgement, 0, 1) for judgement in own.judgements)
-    ):
+    whole = own.comparison
+    first, second = whole.responses[a], whole.responses[b]
+    one, other = text_order(first), text_order(second)
+    if other < one or (other == one and second < first):
+        a, b, first, second = b, a, second, first
+    elif len(whole.responses) == 2 and all(_both(judgement, a, b) for judgement in own.judgements):
         return own
-    comparison = dataclasses.replace(own.comparison, responses=(responses[a], responses[b]))
     judgements = tuple(
         Judgement(j.annotator, j.kind, (j.scores[a], j.scores[b]), j.confidence, j.cost)
         for j in own.judgements
         if _both(j, a, b)
     )
-    return Judged(comparison, judgements)
+    pair = Comparison(whole.prompt, (first, second), whole.source, whole.split, whole.category, whole.group)
+    return Judged(pair, judgements)
 
 
 def _both(judgement: Judgement, a: int, b: int) -> bool:

@@ -10,6 +10,7 @@ gives the comparison of the others, and an ItemError for each that was left out.
 """
 
 import dataclasses
+import functools
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -149,6 +150,8 @@ def _pair(shape: Pairs, record: Mapping[str, Any]) -> tuple[Conversation, list[A
         return _parted(turns.transcript(first, shape.first), turns.transcript(second, shape.second))
     if prompt is None and not shape.prompt:
         return _parted(turns.messages(first, shape.first), turns.messages(second, shape.second))
+    if type(prompt) is type(first) is type(second) is str and not record.get("tools"):
+        return _prompt(prompt, shape.prompt, "text"), [first, second]
     item = {
         "prompt": prompt if prompt is None or type(prompt) is str else turns.messages(prompt, shape.prompt),
         "chosen": first if type(first) is str else turns.messages(first, shape.first),
@@ -188,10 +191,11 @@ def _parted_early(first: int, second: int) -> ItemError:
 
 def _refuse_steps(record: Mapping[str, Any]) -> None:
     """Raises ItemError if the record looks like one of a process reward set."""
-    label = record.get("label")
+    label, asked = record.get("label"), record.get("input")
     stepwise = isinstance(record.get("completions"), list) and isinstance(record.get("labels"), list)
-    of_label = (isinstance(label, Mapping) and "steps" in label) or (isinstance(label, str) and "ки" in label)
-    if stepwise or of_label or isinstance(record.get("steps"), list):
+    prm800k = isinstance(label, Mapping) and "steps" in label
+    shepherd = isinstance(label, str) and isinstance(asked, str) and "ки" in asked  # the mark after a step
+    if stepwise or prm800k or shepherd or isinstance(record.get("steps"), list):
         raise ItemError("step_labels", STEPS)
 
 
@@ -258,11 +262,15 @@ def _prompt(value: Any, key: str, form: str) -> list[dict[str, str]]:
 
 def _filled(template: str, record: Mapping[str, Any]) -> str | None:
     """The template with the record's texts; None where one is missing."""
-    keys = [key for _, key, _, _ in string.Formatter().parse(template) if key]
-    values = {key: record.get(key) for key in keys}
+    values = {key: record.get(key) for key in _keys(template)}
     if any(value is None for value in values.values()):
         return None
     return template.format_map(values)
+
+
+@functools.cache
+def _keys(template: str) -> tuple[str, ...]:
+    return tuple(key for _, key, _, _ in string.Formatter().parse(template) if key)
 
 
 # --- checks ------------------------------------------------------------------------------------------
@@ -275,12 +283,13 @@ def _validated(
     record: Mapping[str, Any],
     about: About,
 ) -> list[Judged | ItemError]:
+    limit = about.max_bytes
     for message in prompt:
-        if wrong := _wrong(message.content, about.max_bytes):
+        if wrong := _wrong(message.content, limit):
             raise ItemError(wrong[0], f"the prompt {wrong[1]}")
     left_out: list[tuple[int, ItemError]] = []
     for number, response in enumerate(responses):
-        if wrong := _wrong_response(response, about.max_bytes):
+        if wrong := _wrong_response(response, limit):
             left_out.append((number, ItemError(wrong[0], f"response {number + 1} {wrong[1]}")))
     if left_out:
         if len(responses) - len(left_out) < 2:
@@ -290,14 +299,11 @@ def _validated(
         found = [_without(judgement, gone) for judgement in found]
     if len(set(responses)) < 2:
         raise ItemError("identical_responses", f"all {len(responses)} responses are the same text")
-    comparison = Comparison(
-        prompt,
-        tuple(responses),
-        source=about.source,
-        split=about.split,
-        category=_named(record, about.category),
-        group=_named(record, about.group),
-    )
+    category = _named(record, about.category) if about.category else ""
+    group = _named(record, about.group) if about.group else ""
+    comparison = Comparison(prompt, tuple(responses), about.source, about.split, category, group)
+    if not left_out:
+        return [Judged(comparison, tuple(found))]
     kept = "the record's other responses are kept"
     return [Judged(comparison, tuple(found)), *(ItemError(own.code, f"{own}; {kept}") for _, own in left_out)]
 
@@ -331,8 +337,6 @@ def _without(judgement: Judgement, gone: set[int]) -> Judgement:
 
 
 def _named(record: Mapping[str, Any], path: str) -> str:
-    if not path:
-        return ""
     value = get(record["rows"][0] if "rows" in record else record, path)
     if isinstance(value, list):
         return "+".join(map(str, value))

@@ -17,6 +17,7 @@ from rewardscale.data.build.decontaminate import EvaluationSet, evaluation_set
 from rewardscale.data.build.parts import DROP_SCHEMA, Dropped
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.overlap import ngrams, word_list
+from rewardscale.stages import StageError
 from tests.data.build import parts_small
 from tests.data.build.parts_small import pair
 
@@ -108,7 +109,31 @@ TEXT = (
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=80)
+@given(st.lists(TEXT, max_size=5), st.lists(TEXT, max_size=4), st.integers(1, 13), st.data())
+def test_an_index_finds_the_texts_that_share_words_and_no_other(texts, evaluation, shortest, data):
+    for reference in evaluation[:2]:  # plant
+        whole = word_list(reference)
+        at = data.draw(st.integers(0, max(len(whole) - 13, 0)))
+        texts = [*texts, f"x {' '.join(whole[at : at + data.draw(st.integers(11, 14))])}", reference.upper()]
+    with tempfile.TemporaryDirectory() as name:
+        ids = [str(number) for number in range(len(evaluation))]
+        counts = ngram_index.write(Path(name), ids, evaluation, words=13, shortest=shortest)
+        index = ngram_index.Index([Path(name)], 13)
+        spots, _ = index.spots(texts)
+        matches, refuted = index.confirmed(texts, spots)
+    found = set(zip(spots["text"][matches["spot"]].tolist(), matches["text"].tolist(), strict=True))
+    assert found == {
+        (a, b)
+        for a, text in enumerate(texts)
+        for b, other in enumerate(evaluation)
+        if share(text, other, shortest)
+    }
+    assert not refuted
+    assert counts["too_short"] == sum(len(word_list(text)) < shortest for text in evaluation)
+
+
+@settings(deadline=None, max_examples=8)
 @given(
     st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5),
     st.lists(TEXT, max_size=3),
@@ -290,7 +315,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
     for number, line in enumerate(['{"id": 1', '{"id": 1}', '{"text": 3}', "[]"]):
         path = tmp_path / f"bad-{number}.jsonl"
         path.write_text('{"text": "fine"}\n\n' + line + "\n")
-        with pytest.raises(DataError, match=rf"bad-{number}\.jsonl, line 3: neither"):
+        with pytest.raises(StageError, match=rf"bad-{number}\.jsonl, line 3: neither"):
             decontaminate.run(tmp_path / f"c{number}", [], [evaluation_set("bad", path)])
 
 

@@ -15,6 +15,7 @@ from rewardscale.data.build import exact, minhash, near
 from rewardscale.data.build.parts import kept
 from rewardscale.data.comparison import DataError
 from rewardscale.data.overlap import ngrams
+from rewardscale.stages import StageError
 from tests.data.build import parts_small
 from tests.data.build.parts_small import pair
 
@@ -174,7 +175,7 @@ def test_one_template_two_hundred_times_is_linked_by_a_leader(tmp_path, monkeypa
     template = text(random, 100)
     items = [pair(" ".join(template), f"yes {i}", f"no {i}") for i in range(200)]
     parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
-    dropped = near.run(tmp_path / "work", parts)
+    dropped = near.run(tmp_path / "work", parts, on="prompt")
     assert dropped.counts["dropped"] == 199 and dropped.counts["largest"] == 200
     assert dropped.counts["pairs"] <= 16 * 199  # a leader a band; all pairs would be 19,900
 
@@ -211,7 +212,7 @@ def test_bad_input_is_one_clear_error(made, tmp_path):
         near.run(tmp_path / "c", made[1:])
     path = made[0].folder / "items-00000.array_record"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"items-00000\.array_record (cannot be read|holds 0 items)"):
+    with pytest.raises(StageError, match=r"items-00000\.array_record (cannot be read|holds 0 items)"):
         near.run(tmp_path / "d", made)
 
 
@@ -230,3 +231,22 @@ def test_signatures_estimate_the_similarity_without_bias_and_with_the_variance_o
         expected = (true * (1 - true) / 128) ** 0.5
         assert abs(found.mean() - true) < 4 * expected / 500**0.5
         assert abs(found.std() / expected - 1) < 0.12  # four standard errors
+
+
+def test_pairs_that_share_a_long_prompt_or_a_long_response_are_no_duplicates(tmp_path):
+    random = np.random.default_rng(0)
+    prompt, long = " ".join(text(random, 300)), " ".join(text(random, 300))
+    short = [" ".join(text(random, 8)) for _ in range(4)]
+    items = [
+        pair(prompt, short[0], short[1]),
+        pair(prompt, short[0], short[2]),  # another response to the long prompt
+        pair("Which is it?", long, short[0]),
+        pair("Which is it?", long, short[1]),  # a long response, beside another
+        pair(" ".join(text(random, 30)), long, short[3]),  # to another prompt
+        pair(prompt + " so", short[1], short[0]),  # a copy of the first, and its label the other way round
+    ]
+    parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
+    drops = drops_of(near.run(tmp_path / "work", parts, threshold=0.7))
+    assert drops.select("item", "of_item").rows() == [(5, 0)]
+    by_prompt = drops_of(near.run(tmp_path / "other", parts, threshold=0.7, on="prompt"))
+    assert by_prompt.select("item", "of_item").rows() == [(1, 0), (3, 2), (5, 0)]

@@ -77,6 +77,7 @@ ADAPTERS = (
         category="subset",
         evaluation_only=True,
         notes="Three chosen and three rejected answers: concise, detailed, detailed with markdown, in this order. "
-        "Its own score compares styles, which pairs do not show. Edited by GPT-4o, checked by people.",
+        "Its own score compares styles, which pairs do not show. Edited by GPT-4o, checked by people. The "
+        "commit is not pinned here.",
     ),
 )

@@ -24,7 +24,8 @@ def _ppe(name: str, repository: str, category: str) -> Adapter:
         labels=((Scores("scores"), Annotator("answer key", "source")),),
         category=category,
         evaluation_only=True,
-        notes="32 answers of one model a question, right or wrong. Made to evaluate with, not to train on.",
+        notes="32 answers of one model a question, right or wrong. Made to evaluate with, not to train on. The "
+        "commit is not pinned here.",
     )
 
 
