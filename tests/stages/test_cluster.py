@@ -206,13 +206,13 @@ def test_a_cluster_of_our_own_ends_with_its_driver_however_that_ends(tmp_path, r
         [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not list((tmp_path / "one").glob("unit-*")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
         assert any("raylet" in line for line in alive(process.pid).values())
         process.send_signal(how)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=120)[1]
         assert how is signal.SIGKILL or "stage 'one' stopped" in error
         deadline = time.monotonic() + 180  # Ray's agents look for their cluster for a minute
         while alive(process.pid):

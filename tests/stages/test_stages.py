@@ -235,7 +235,7 @@ ILLS = [
 
 
 @given(st.lists(st.sampled_from(ILLS), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_is_damaged_is_made_again_and_nothing_else(ills):
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
