@@ -6,6 +6,8 @@ python -m rewardscale.build --config=experiments/008_corpus/build.py:evaluation 
 Expect 1.3 million pairs, of which nine in ten are answers to MMLU-Pro; some minutes on two cores.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from rewardscale.config.build import BuildConfig
@@ -21,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def _training(config: ConfigDict) -> None:
+def _training(config: Any) -> None:
     """Every pair, less what the evaluation sets hold."""
     config.name = "008-training"
     config.sources = tuple({"adapter": name, "path": name, "pairing": "all"} for name in TRAINING)
@@ -29,7 +31,7 @@ def _training(config: ConfigDict) -> None:
     config.decontaminate.sets = tuple(f"{name}={name}:{name}" for name in EVALUATION)
 
 
-def _evaluation(config: ConfigDict) -> None:
+def _evaluation(config: Any) -> None:
     """The evaluation sets themselves, duplicates among them reported."""
     config.name = "008-evaluation"
     config.sources = tuple(

@@ -36,6 +36,10 @@ from rewardscale.data.verdict import level_names
 
 MOST_ROWS = 15  # of a long table, before the rest is folded
 MOST_FOLDED = 500
+CLUSTER_SIZES = (
+    *((str(size), size, size) for size in (2, 3, 4)),
+    *(("5 to 9", 5, 9), ("10 to 99", 10, 99), ("100 and more", 100, 2**32)),
+)
 CAPTIONS = {
     "flow": "What came of each source's pairs, and records refused. Right: how many were kept.",
     "lengths": "Characters of the prompts of all comparisons, and of the responses of labelled pairs.",
@@ -297,8 +301,14 @@ def _clusters(built: Built) -> str:
             "Sizes of clusters and examples are read from the stages' files, which this build did not keep."
         )
         return f"<p class=soft>{note}</p>"
-    rows = [list(row) for row in frame.sort("size", "stage").iter_rows()]
-    shown = table(["stage", "copies", "clusters"], rows[:MOST_ROWS], "No clusters.")
+    rows = []
+    for name, first, last in CLUSTER_SIZES:
+        own = frame.filter(pl.col("size").is_between(first, last))
+        by_stage = dict(own.group_by("stage").agg(pl.col("clusters").sum()).iter_rows())
+        rows += [[name, by_stage.get("exact", 0), by_stage.get("near", 0)]] if by_stage else []
+    largest = frame["size"].max()
+    head = ["times there", "clusters of copies", "of near-duplicates"]
+    shown = table(head, rows, "No clusters.") + (f"<p>The largest: {largest:,}.</p>" if rows else "")
     examples = [
         f"<div class=pair><header>{text(one.title)}</header>{cards.texts(one.comparison, one.kept, one.others)}</div>"
         for one in clusters.examples(built)

@@ -152,9 +152,7 @@ def test_an_interrupted_export_goes_on_and_a_finished_one_stays(built: Built, tm
     assert not (out / "pairs").exists()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("task.json")}
     assert len(done) >= 2
-    folder = export(
-        built.corpus.directory, out, name="pairs", engine="process:2"
-    )  # the bytes are those of inline
+    folder = export(built.corpus.directory, out, name="pairs")
     assert contents(folder) == contents(whole)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert export(built.corpus.directory, out, name="pairs", progress=stop) == folder
