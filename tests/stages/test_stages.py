@@ -408,20 +408,23 @@ def test_a_task_that_kills_its_workers_is_named_and_the_others_stay(tmp_path):
 
 
 def test_a_killed_driver_takes_its_workers_along_and_the_stage_goes_on(tmp_path, driver):
-    log = tmp_path / "log"
-    process = driver(tmp_path / "build", "process:2", 8, log, 0.5)
-    wait_for(lambda: len(committed(tmp_path / "build" / "one")) >= 2)
+    log, folder = tmp_path / "log", tmp_path / "build" / "one"
+
+    def workers() -> set[int]:
+        return {int(line.split()[1]) for line in log.read_text().splitlines()}
+
+    process = driver(tmp_path / "build", "process:2", 16, log, 0.5)
+    wait_for(lambda: len(committed(folder)) >= 2 and len(workers()) == 2)
     process.send_signal(signal.SIGKILL)
-    workers = {int(line.split()[1]) for line in log.read_text().splitlines()}
-    assert len(workers) == 2 and process.pid not in workers
-    wait_for(lambda: all(map(gone, workers)))
-    kept = committed(tmp_path / "build" / "one")
-    assert "stage.json" not in kept and len(kept) < 8 and litter(tmp_path / "build" / "one")
-    run(tmp_path / "build", "one", writing(8, log=tmp_path / "second"), engine="process:2")
-    assert [f"unit-{i:03d}" for i in runs(tmp_path / "second")] == sorted(
-        {f"unit-{i:03d}" for i in range(8)} - {*kept}
-    )
-    run(tmp_path / "whole", "one", writing(8))
+    assert process.pid not in workers()
+    wait_for(lambda: all(map(gone, workers())))
+    kept = committed(folder)
+    assert "stage.json" not in kept and len(kept) < 16 and litter(folder)
+    run(tmp_path / "build", "one", writing(16, log=tmp_path / "second"), engine="process:2")
+    assert sorted([*kept, *(f"unit-{i:03d}" for i in runs(tmp_path / "second"))]) == [
+        t.name for t in writing(16)
+    ]
+    run(tmp_path / "whole", "one", writing(16))
     assert tree(tmp_path / "build") == tree(tmp_path / "whole")
 
 

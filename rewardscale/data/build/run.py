@@ -89,7 +89,9 @@ def _stages(
 ) -> tuple[list[list[stages.Done]], dict[str, Dropped], list[stages.Done], list[stages.Done]]:
     """All stages: what is done of normalise (a list a source), what is dropped, survivors, rows."""
     stage = functools.partial(_stage, work, engine, progress)
-    normalised = [stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources]
+    normalised = [
+        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
+    ]
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
