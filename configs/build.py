@@ -4,10 +4,10 @@ python -m rewardscale.build --config=build.py --out=corpora/public              
 python -m rewardscale.build --config=build.py:local --data_dir=DIR --out=corpora/local
 python -m rewardscale.build --source=mine.jsonl --config.near.threshold=0.8 --out=corpora/mine
 
-The default takes public sets that are free to use and were checked by people or strong judges; SynPref-40M, of which
-Skywork-Reward-V2 (arXiv 2507.01352) is made, was never released. An earlier source wins a duplicate, so the
-better-checked sets come first. "local" reads sets that lie in DIR under their adapter's name, and leaves out what the
-evaluation sets there hold.
+The default takes public sets whose commits are pinned; SynPref-40M, of which Skywork-Reward-V2 (arXiv 2507.01352) is
+made, was never released. An earlier source wins a duplicate, so the better-checked sets come first. Licences differ
+from set to set (`--sources` lists them). "local" reads sets that lie in DIR under their adapter's name, and leaves out
+what the evaluation sets there hold: 67,000 pairs in a minute.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,12 @@ from ml_collections import ConfigDict
 from rewardscale.config.build import BuildConfig
 from rewardscale.sweeps.configfile import choose_variant, defaults
 
-PUBLIC = ("helpsteer3", "helpsteer2-preference", "skywork-reward-preference-80k", "ultrafeedback", "hh-rlhf")
+PUBLIC = (
+    "helpsteer2-preference",
+    "skywork-reward-preference-80k",
+    "ultrafeedback-binarized",
+    "hh-rlhf",
+)
 LOCAL = ("ukpconvarg1", "fgrlhf", "hh-rlhf", "gsm8k-solutions", "mmlu-pro-responses")
 EVALUATION = ("hhh", "llmbar", "rm-bench")
 

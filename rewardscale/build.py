@@ -1,7 +1,7 @@
 """Builds a corpus of public preference sets: texts, manifest, ledger and the raw level, with a count for every drop.
 
     python -m rewardscale.build --source=pairs.jsonl --out=corpora/mine         # {"prompt", "chosen", "rejected"}
-    python -m rewardscale.build --source=hh-rlhf=DIR --source=helpsteer3 --out=corpora/two   # a folder, the hub
+    python -m rewardscale.build --source=hh-rlhf=DIR --source=helpsteer2 --out=corpora/two   # a folder, the hub
     python -m rewardscale.build --config=build.py:local --data_dir=DIR --engine=process:8
     python -m rewardscale.build --sources                                              # the sets that are known by name
     python -m rewardscale.build corpora/two --tokenise=TOKENIZER                       # its tokens, for one backbone
@@ -81,13 +81,14 @@ def _config(options: argparse.Namespace, overrides: Mapping[str, str]) -> BuildC
 
 
 def _source(text: str) -> SourceConfig:
-    """ "adapter=path", "path" (of the usual forms) or "adapter" (from the hub)."""
-    from rewardscale.data.sources.adapter import registry
+    """ "adapter[@commit][=path]" (without a path from the hub), or "path" of the usual forms."""
+    from rewardscale.data.sources.adapter import adapter, registry
 
-    adapter, equals, path = text.partition("=")
-    if adapter in registry() and (equals or not Path(text).exists()):
-        return SourceConfig(adapter, path)
-    return SourceConfig(path=text, name=Path(text).name.partition(".")[0])
+    name, equals, path = text.partition("=")
+    name, _, commit = name.partition("@")
+    if Path(text).exists() or not (equals or name in registry()):
+        return SourceConfig(path=text, name=Path(text).name.partition(".")[0])
+    return SourceConfig(adapter(name).name, path, revision=commit)
 
 
 def _tokenise(options: argparse.Namespace) -> int:
@@ -97,9 +98,11 @@ def _tokenise(options: argparse.Namespace) -> int:
 
     corpus, chat = open_corpus(options.corpus / "corpus"), load_chat_tokenizer(options.tokenise)
     with tqdm(total=len(corpus), desc="tokens", unit=" rows", delay=0.5) as bar:
-        view = build_view(
-            corpus, chat, engine=options.engine, progress=lambda done: bar.update(done - bar.n) and None
-        )
+
+        def progress(done: int) -> None:
+            bar.update(done - bar.n)
+
+        view = build_view(corpus, chat, engine=options.engine, progress=progress)
     print(f"view    {view.directory} ({view.tokens:,} tokens of {len(view):,} comparisons)")
     return 0
 
@@ -194,8 +197,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         "--source",
         action="append",
         default=[],
-        metavar="[ADAPTER=]PATH",
-        help="file, folder or hub id; again for more, the earlier one wins a duplicate (default: the config's)",
+        metavar="[ADAPTER=]PATH|ADAPTER[@COMMIT]",
+        help="a file or folder, or the hub; again for more, the earlier one wins a duplicate (default: the config's)",
     )
     add("--out", type=Path, help="folder of the corpus (default: corpora/<config.name>)")
     add("--data_dir", type=Path, help="where relative paths are looked for first")

@@ -22,7 +22,7 @@ def snapshot(name: str, revision: str | None, *, files: Sequence[str], kind: str
         raise HubError(f"no folder {name}, and it is no hub id ('owner/name') either")
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise HubError(
-            f"no folder {name}; to take {name} from the hub name the commit (--revision=<40 hex digits>, from the "
+            f"no folder {name}; to take {name} from the hub name the commit (its revision: 40 hex digits, from the "
             f"{kind}'s 'Files' page): a branch moves, and its files with it"
         )
     from huggingface_hub import snapshot_download

@@ -103,12 +103,12 @@ def _within_shards(encoded: Iterable[Rows]) -> Iterator[Rows]:
     """The same rows, parted where a new shard begins."""
     done = 0
     for lengths, ids in encoded:
-        room = ROWS_PER_SHARD - done % ROWS_PER_SHARD
-        cut = int(lengths[:room].sum())
-        for part in ((lengths[:room], ids[:cut]), (lengths[room:], ids[cut:])):
-            if len(part[0]):
-                yield part
-        done += len(lengths)
+        while len(lengths):
+            room = ROWS_PER_SHARD - done % ROWS_PER_SHARD
+            cut = int(lengths[:room].sum())
+            yield lengths[:room], ids[:cut]
+            done += len(lengths[:room])
+            lengths, ids = lengths[room:], ids[cut:]
 
 
 def check_token_shards(

@@ -1,6 +1,7 @@
 """Packing plans: each position has one place, steps are never crossed, plans are prefix-stable, rows are bounded."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.data.comparison import DataError
-from rewardscale.data.packing import PackingPlan, choose_row_length, make_plan
+from rewardscale.data.packing import PackingPlan, choose_row_length, make_plan, pack
 
 ROW = 24
 lengths = st.lists(st.integers(1, ROW), min_size=1, max_size=80).map(np.array)
@@ -121,3 +122,59 @@ def test_the_fingerprint_follows_the_plan(sizes, batch):
 def test_the_chosen_row_length_holds_the_longest(sizes):
     chosen = choose_row_length(sizes)
     assert chosen % 4 == 0 and 0 <= chosen - sizes.max() < 4
+
+
+def twin(sizes: np.ndarray, batch: int) -> tuple[np.ndarray, list[int]]:
+    """Row, offset and slot of each tree, and the rows of each step, by the general `pack`, step by step."""
+    out, rows = np.zeros((3, len(sizes)), np.int32), []
+    for start in range(0, len(sizes), batch):
+        here = slice(start, start + batch)
+        rows.append(len(pack(sizes[here], lambda size, left: (ROW, math.inf), *out[:, here])))
+    return out, rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.integers(1, ROW), max_size=200).map(lambda values: np.array(values, np.int64)),
+    st.integers(1, 80),
+    shapes,
+    st.sampled_from([np.int64, np.uint32, np.uint8]),
+)
+def test_plans_are_those_of_the_general_packing(sizes, batch, rows, dtype):
+    made = plan(sizes.astype(dtype), batch, rows)
+    (row, offset, slot), count = twin(sizes, batch)
+    for mine, wanted in ((made.row, row), (made.offset, offset), (made.slot, slot)):
+        np.testing.assert_array_equal(mine, wanted)
+        assert mine.dtype == np.int32
+    assert made.microbatches.tolist() == [-(-n // rows) for n in count]
+    assert (made.trees_per_row, made.tokens) == (slot.max(initial=0) + 1, sizes.sum())
+
+
+def test_plans_of_more_than_a_piece_are_those_of_the_general_packing(monkeypatch):
+    monkeypatch.setattr("rewardscale.data.arrays.PIECE", 100)
+    sizes = np.random.default_rng(0).integers(1, ROW + 1, 1234)
+    (row, offset, slot), _ = twin(sizes, 32)
+    made = plan(sizes, 32)
+    for mine, wanted in ((made.row, row), (made.offset, offset), (made.slot, slot)):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_plans_stay_what_they_were():
+    """Fingerprints of plans are in the records of finished runs."""
+    sizes = np.random.default_rng(0).integers(1, ROW + 1, 1000)
+    assert plan(sizes, 64).fingerprint == PINNED
+
+
+def test_a_plan_may_lie_in_small_types_elsewhere():
+    sizes, asked = np.random.default_rng(0).integers(1, ROW + 1, 1000), {}
+
+    def allocate(name: str, largest: int, count: int) -> np.ndarray:
+        asked[name] = largest
+        return np.zeros(count, np.min_scalar_type(largest))
+
+    made = make_plan(sizes, batch=64, row_length=ROW, rows_per_microbatch=2, allocate=allocate)
+    assert asked == {"row": 64, "offset": ROW, "slot": 64} and made.row.dtype == np.uint8
+    assert made.fingerprint == plan(sizes, 64).fingerprint
+
+
+PINNED = "7a2630aafdf3d952973cd6e5746fe638"

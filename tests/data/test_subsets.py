@@ -1,12 +1,22 @@
 """Subsets: nested, one permutation for all levels, the same everywhere; raw pairs and costs against brute force."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rewardscale.data.comparison import DataError
-from rewardscale.data.subsets import available, permutation, subset, training_order
+from rewardscale.data.subsets import (
+    available,
+    epoch_order,
+    open_subset,
+    permutation,
+    subset,
+    training_order,
+    write_subset,
+)
 from rewardscale.data.verdict import Level
 
 ROWS = 60
@@ -145,3 +155,38 @@ def test_further_epochs_are_shuffled_each_in_its_own_way():
 def test_no_pairs_have_no_order():
     with pytest.raises(DataError, match="0 pairs have no training order"):
         training_order(0, 4, seed=0, draw=0)
+
+
+@given(st.integers(1, 30), st.integers(0, 3), st.integers(0, 3))
+def test_epochs_one_by_one_are_the_training_order(pairs, epochs, draw):
+    order = training_order(pairs, pairs * (epochs + 1), seed=1, draw=draw)
+    for epoch in range(epochs + 1):
+        own = epoch_order(pairs, epoch, seed=1, draw=draw)
+        assert own.dtype == np.uint32 and own.tolist() == order[epoch * pairs : (epoch + 1) * pairs].tolist()
+
+
+def test_the_permutation_does_not_depend_on_the_pools_type():
+    pools = [POOL.astype(dtype) for dtype in (np.int64, np.uint32, np.int32)]
+    assert len({tuple(permutation(pool, seed=0, draw=0).tolist()) for pool in pools}) == 1
+
+
+@pytest.mark.parametrize("costs", [False, True])
+def test_a_written_subset_comes_back_as_it_was(tmp_path, costs):
+    chosen = subset(level(set(range(40)), costs=costs), 9, pool=POOL, seed=0, draw=0)
+    path = write_subset(tmp_path, chosen, about={"level": "some"})
+    again = open_subset(path)
+    for field in dataclasses.fields(chosen):
+        one, two = getattr(chosen, field.name), getattr(again, field.name)
+        np.testing.assert_array_equal(one, two)
+        if isinstance(one, np.ndarray):
+            assert one.dtype == two.dtype
+    assert path.name == chosen.fingerprint and (path / "weight.npy").exists() == costs
+    before = path.stat().st_mtime_ns
+    assert write_subset(tmp_path, again) == path and path.stat().st_mtime_ns == before
+
+
+def test_a_subset_edited_by_hand_is_named(tmp_path):
+    path = write_subset(tmp_path, subset(level(set(range(40))), 9, pool=POOL, seed=0, draw=0))
+    np.save(path / "rows.npy", np.zeros(9, np.uint32))
+    with pytest.raises(DataError, match=r"rows\.npy was changed after it was written; delete"):
+        open_subset(path)

@@ -7,14 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders
 
 from rewardscale import atomic
+from rewardscale.data import token_shards
 from rewardscale.data.chat import load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError, Message
-from rewardscale.data.corpus import write_corpus
+from rewardscale.data.corpus import open_corpus, write_corpus, write_shards
 from rewardscale.data.templates import (
     SPECIAL,
     TEMPLATES,
@@ -32,6 +33,7 @@ from rewardscale.data.tokenised import (
     token_store,
     view_key,
 )
+from rewardscale.stages import StageError
 from tests import tokenizers_small
 
 WORDS = [f"w{i}" for i in range(50)]
@@ -147,9 +149,18 @@ def cut_shard(folder):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def flip_a_byte(folder):
+    (path,) = folder.glob("shard-*")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
 DAMAGE = {
     "no folder": (shutil.rmtree, r"view\.json is missing"),
     "no lengths": (lambda f: (f / "lengths.npy").unlink(), r"lengths\.npy is missing"),
+    "no starts": (lambda f: (f / "starts.npy").unlink(), r"starts\.npy is missing"),
+    "sums edited": (lambda f: np.save(f / "sums.npy", np.ones(80, np.uint32)), r"sums\.npy was changed"),
     "lengths edited": (lambda f: np.save(f / "lengths.npy", np.ones((80, 4))), r"lengths\.npy was changed"),
     "commit record cut": (lambda f: (f / "view.json").write_text("{"), r"view\.json cannot be read"),
     "commit record: a list": (lambda f: (f / "view.json").write_text("[]"), r"view\.json cannot be read"),
@@ -179,12 +190,113 @@ def test_tokens_that_are_not_as_many_as_the_lengths_say_are_found(copy, in_memor
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_flipped_byte_that_no_one_checked_is_found_when_it_is_read(copy, in_memory):
-    (path,) = copy.glob("shard-*")
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.write_bytes(data)
+    flip_a_byte(copy)
     with pytest.raises(DataError, match="cannot be read"):
         TokenStore(open_view(copy, deep=False), in_memory=in_memory).gather(np.arange(80))
+
+
+def as_array_record(view, folder):
+    """The same view as it was written before there were token shards: an ArrayRecord record a row."""
+    folder.mkdir()
+    flat, starts = TokenStore(view).gather(np.arange(len(view)))
+    records = [part.astype("<u4").tobytes() for part in np.split(flat, starts[1:])]
+    record = json.loads((view.directory / "view.json").read_text())
+    record["shards"] = write_shards(folder, records, total=len(records))
+    for name in ("starts_sha256", "sums_sha256"):
+        del record[name]
+    shutil.copy(view.directory / "lengths.npy", folder)
+    (folder / "view.json").write_text(json.dumps(record))
+    return open_view(folder)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, 79), max_size=30))
+def test_views_written_as_array_records_can_still_be_read(view3, tmp_path, rows):
+    if not (tmp_path / "old").exists():
+        as_array_record(view3, tmp_path / "old")
+    old, rows = open_view(tmp_path / "old"), np.array(rows, np.int64)
+    assert not old.index and old.key == view3.key and old.tokens == view3.tokens
+    for in_memory in (True, False):
+        found = TokenStore(old, in_memory=in_memory).gather(rows)
+        for one, two in zip(found, TokenStore(view3).gather(rows), strict=True):
+            np.testing.assert_array_equal(one, two)
+            assert one.dtype == two.dtype
+
+
+DAMAGE_OF_OLD = {
+    "lengths": (other_lengths, r"disagree with lengths\.npy; delete the view"),
+    "a byte": (flip_a_byte, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("case", DAMAGE_OF_OLD)
+def test_damage_of_array_records_is_found_when_they_are_read(view3, tmp_path, case, in_memory):
+    damage, message = DAMAGE_OF_OLD[case]
+    damage(as_array_record(view3, tmp_path / "old").directory)
+    with pytest.raises(DataError, match=message):
+        TokenStore(open_view(tmp_path / "old", deep=False), in_memory=in_memory).gather(np.arange(80))
+
+
+def test_rows_lie_in_shards_of_a_million_and_are_found_in_any_order(view3, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_shards, "ROWS_PER_SHARD", 16)
+    shutil.copytree(corpus.directory, tmp_path / "c", ignore=shutil.ignore_patterns("views"))
+    view = build_view(open_corpus(tmp_path / "c"), word_tokenizer(WORDS), "words")
+    assert [path.name for path in view.shards.paths] == [f"shard-{i:05d}-of-00005.tokens" for i in range(5)]
+    for rows in (np.random.default_rng(0).integers(0, 80, 200), np.zeros(0, np.int64), np.arange(80)[::-1]):
+        for in_memory in (True, False):
+            flat, starts = TokenStore(view, in_memory=in_memory).gather(rows)
+            wanted = TokenStore(view3).gather(rows)
+            np.testing.assert_array_equal(flat, wanted[0])
+            np.testing.assert_array_equal(starts, wanted[1])
+
+
+def test_by_stages_the_bytes_are_the_same(view3, corpus, tmp_path, talk_corpus, monkeypatch):
+    """Words of a corpus of several shards, and chats."""
+    monkeypatch.setattr("rewardscale.data.corpus.RECORDS_PER_SHARD", 30)
+    parted = write_corpus(tmp_path / "words", list(corpus), about={})
+    assert len(parted.shards.paths) == 3
+    view = build_view(parted, word_tokenizer(WORDS), "words", engine="process:2")
+    shutil.copytree(talk_corpus.directory, tmp_path / "chat", ignore=shutil.ignore_patterns("views"))
+    llama = load_chat_tokenizer(tokenizers_small.llama3_directory(tmp_path / "llama"))
+    chats = [
+        build_view(c, llama, engine=engine)
+        for c, engine in ((talk_corpus, None), (open_corpus(tmp_path / "chat"), "inline"))
+    ]
+    for one, two in ((view, view3), chats):
+        names = sorted(path.name for path in one.directory.iterdir())
+        assert names == sorted(path.name for path in two.directory.iterdir() if path.name != "batches")
+        for name in names:
+            assert (one.directory / name).read_bytes() == (two.directory / name).read_bytes()
+
+
+def test_an_error_of_a_stage_names_the_shard_and_leaves_no_view(corpus, tmp_path):
+    shutil.copytree(corpus.directory, tmp_path / "c", ignore=shutil.ignore_patterns("views"))
+    with pytest.raises(StageError, match=r"shard-00000(.|\n)*a text cannot be tokenised"):
+        build_view(open_corpus(tmp_path / "c"), word_tokenizer(WORDS[:30]), "words", engine="inline")
+    assert not [path for path in (tmp_path / "c" / "views").iterdir() if not path.name.startswith(".")]
+
+
+FILES = """
+import resource
+from rewardscale.data.token_shards import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 3000))
+for shards in (100, 2000, 3000):
+    try:
+        allow_open_files(shards)
+    except ValueError as error:
+        print(type(error).__name__, error)
+    print(shards, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(python):
+    one, two, refused, three = python(FILES).stdout.splitlines()
+    assert (one, two, three) == ("100 1024", "2000 2256", "3000 2256")
+    assert refused.startswith(
+        "DataError reading 3000 shards needs 3256 open files and this process may have 3000"
+    )
+    assert "ulimit -Hn 3256" in refused
 
 
 text = st.text(min_size=1, max_size=20).filter(lambda t: not any(token in t for token in SPECIAL))

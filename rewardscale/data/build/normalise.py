@@ -9,7 +9,6 @@ Memory does not depend on the size of the unit.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import math
 from collections import Counter
@@ -33,7 +32,7 @@ from rewardscale.data.verdict import VERDICT_SCHEMA
 
 INDEX = pl.Schema(
     {
-        "key": pl.Binary,  # 16 bytes: of history and unordered responses
+        "key": pl.Binary,  # 16 bytes: of prompt and unordered responses
         "id": pl.String,
         "prompt_hash": pl.String,
         "group": pl.String,
@@ -51,7 +50,7 @@ INDEX = pl.Schema(
 VERDICTS = pl.Schema(
     {"item": pl.UInt32} | {k: v for k, v in VERDICT_SCHEMA.items() if k not in ("row", "comparison")}
 )
-ITEMS_OPTIONS = "group_size:64,zstd:3"  # read in order, a part at a time
+ITEMS_OPTIONS = "group_size:64,zstd:1"  # read in order, a part at a time
 
 
 def items_path(folder: Path, part: int) -> Path:
@@ -99,12 +98,17 @@ def unit(
                 if config.limit and compared == config.limit:
                     return
                 compared += 1
+                if len(one.comparison.responses) == 2:
+                    pair = pairing.published_pair(one, margin=config.margin, left_out=unpaired)
+                    if pair:
+                        yield pair
+                    continue
                 yield from pairing.to_pairs(
                     [one],
                     cast(pairing.How, config.pairing),
                     margin=config.margin,
                     most=config.most or None,
-                    ties=config.ties or len(one.comparison.responses) == 2,
+                    ties=config.ties,
                     seed=seed,
                     left_out=unpaired,
                 )
@@ -163,11 +167,13 @@ def _index_row(one: Judged) -> tuple[Any, ...]:
     comparison = one.comparison
     two = len(comparison.responses) == 2
     sign, margin = pairing.label(one.judgements) if two else (0, 0.0)
+    whole = len(comparison.prompt) == 1
+    identity, prompt_hash, key = comparison.hashes()
     return (
-        unordered_key(comparison),
-        comparison.id,
-        comparison.prompt_hash,
-        comparison.group or opening(comparison),
+        key,
+        identity,
+        prompt_hash,
+        comparison.group or (prompt_hash if whole else opening(comparison)),
         comparison.source,
         comparison.category,
         comparison.split,
@@ -180,17 +186,12 @@ def _index_row(one: Judged) -> tuple[Any, ...]:
     )
 
 
-def unordered_key(comparison: Comparison) -> bytes:
-    """Hash (16 bytes) of the history and the responses in whatever order: what two duplicates share."""
-    parts = [[m.role, m.content] for m in comparison.prompt], sorted(comparison.responses)
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).digest()
-
-
 def opening(comparison: Comparison) -> str:
     """Hash (32 hex digits) of the conversation up to its first answer: later turns of one dialogue share it."""
-    begin = itertools.takewhile(lambda message: message.role != "assistant", comparison.prompt)
-    parts = [[m.role, m.content] for m in begin]
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
+    begin = tuple(itertools.takewhile(lambda message: message.role != "assistant", comparison.prompt))
+    if len(begin) in (0, len(comparison.prompt)):
+        return comparison.prompt_hash
+    return dataclasses.replace(comparison, prompt=begin).prompt_hash
 
 
 def _verdicts(item: int, one: Judged) -> Iterator[tuple[Any, ...]]:

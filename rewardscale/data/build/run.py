@@ -89,7 +89,9 @@ def _stages(
 ) -> tuple[list[list[stages.Done]], dict[str, Dropped], list[stages.Done], list[stages.Done]]:
     """All stages: what is done of normalise (a list a source), what is dropped, survivors, rows."""
     stage = functools.partial(_stage, work, engine, progress)
-    normalised = [stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources]
+    normalised = [
+        stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
+    ]
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
@@ -397,7 +399,7 @@ def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | 
             f"unit-{number:05d}",
             "rewardscale.data.build.normalise:unit",
             {
-                "source": dataclasses.asdict(source) | {"path": ""},
+                "source": dataclasses.asdict(source) | {"path": "."},  # where it lies decides nothing
                 "part": {f.name: getattr(unit, f.name) for f in dataclasses.fields(unit) if f.name != "root"},
                 "seed": config.seed,
                 "most_bytes": config.most_bytes,

@@ -9,7 +9,6 @@ source prefers the first response, -1 the second, 0 neither) and margin. Records
 This is an export for other people's readers: training reads the corpus itself (benchmarks/results/encodings.md).
 """
 
-import functools
 import itertools
 import json
 import re
@@ -24,7 +23,6 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 
 from rewardscale import atomic, stages
 from rewardscale.config import ConfigError
-from rewardscale.data.build.run import Progress
 from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.corpus import RECORDS_PER_SHARD, Corpus, link, open_corpus, record_writer
 
@@ -40,7 +38,7 @@ def export(
     *,
     name: str,
     engine: Any = "inline",
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes the corpus as TFDS dataset `name` under `out`, whole or not at all; returns its folder.
 
@@ -51,6 +49,7 @@ def export(
       out: TFDS's `data_dir`.
       name: letters of a to z, digits and underscores.
       engine: of the stages (rewardscale/stages).
+      progress: called with (tasks done, tasks).
 
     Raises:
       ConfigError: tensorflow-datasets is not installed, or the name will not do.
@@ -69,8 +68,7 @@ def export(
         return _same(final, corpus)
     work = Path(out) / f".{name}-{VERSION}.work"
     tasks = _tasks(corpus, name)
-    report = functools.partial(progress, "tfds") if progress else None
-    done = stages.run(work, "shards", tasks, engine=engine, progress=report)
+    done = stages.run(work, "shards", tasks, engine=engine, progress=progress)
     with atomic.new_directory(final) as folder:
         for one in done:
             for shard in one.counts["shards"]:

@@ -30,6 +30,7 @@ from rewardscale.data.describe.frames import (
     open_built,
 )
 from rewardscale.data.describe.html import page
+from rewardscale.data.describe.pairs import read_rows, sample_rows
 from rewardscale.data.describe.sections import Tables
 from rewardscale.data.tokenised import TokenisedView, open_view
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "describe", "distinct_prompts", "figures", "frame_categories", "frame_clusters", "frame_contamination",
     "frame_copies", "frame_length_bias", "frame_length_curve", "frame_lengths", "frame_margins", "frame_refusals",
-    "frame_sources", "frame_splits", "frame_token_lengths", "frame_unpaired", "frame_verdicts", "open_built", "svg",
+    "frame_sources", "frame_splits", "frame_token_lengths", "frame_unpaired", "frame_verdicts", "open_built",
+    "read_rows", "sample_rows", "svg",
 ]  # fmt: skip
 
 SAMPLE = 24

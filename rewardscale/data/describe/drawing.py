@@ -48,7 +48,6 @@ FATES = {  # of a record or pair, in drawing order
     "near_duplicate": ("near-duplicate", GREEN),
     "conflict": ("conflicting labels", ORANGE),
     "contaminated": ("in an evaluation set", PINK),
-    "unpaired": ("candidate left out", LINE),
     "refused": ("record refused", GREY),
 }
 PARTS = {
@@ -133,13 +132,13 @@ def short(count: float) -> str:
 
 
 def fates(sources: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
-    """source, fate (of FATES), count: what came of each source: its pairs, and the records that gave none."""
+    """source, fate (of FATES), count: what came of each source: its pairs, and the records refused."""
     rows: list[tuple[str, str, int]] = []
     for source in sources.iter_rows(named=True):
         own = splits.filter(pl.col("source") == source["name"])
         kept = dict(own.select("split", "pairs").iter_rows())
         rows += [(source["name"], split, kept.get(split, 0)) for split in SPLITS]
-        rows += [(source["name"], fate, source[fate]) for fate in (*DROPS, "unpaired", "refused")]
+        rows += [(source["name"], fate, source[fate]) for fate in (*DROPS, "refused")]
     return pl.DataFrame(rows, ["source", "fate", "count"], orient="row").filter(pl.col("count") > 0)
 
 
@@ -303,11 +302,11 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str]], columns: int) ->
 
 
 def _percent(axes: Axes, which: str = "y") -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
 
 
 def _log_ticks(axes: Axes) -> None:

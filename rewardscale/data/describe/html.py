@@ -157,6 +157,7 @@ th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 .n { text-align: right; white-space: nowrap; }
 .bar { display: block; height: .7rem; margin-top: .35rem; min-width: 1px; border-radius: 2px; }
 td:has(> .bar) { min-width: 7rem; }
+@media (max-width: 34rem) { td:has(> .bar) { min-width: 4rem; } }
 .reason { min-width: 16rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 .code { font-size: .72em; border: 1px solid var(--soft); border-radius: 3px; padding: 0 .2em; color: var(--soft);

@@ -36,9 +36,12 @@ from rewardscale.data.verdict import level_names
 
 MOST_ROWS = 15  # of a long table, before the rest is folded
 MOST_FOLDED = 500
+CLUSTER_SIZES = (
+    *((str(size), size, size) for size in (2, 3, 4)),
+    *(("5 to 9", 5, 9), ("10 to 99", 10, 99), ("100 and more", 100, 2**32)),
+)
 CAPTIONS = {
-    "flow": "What came of each source's pairs, and what gave none: candidates left out when pairing, records refused. "
-    "Right: how many were kept.",
+    "flow": "What came of each source's pairs, and records refused. Right: how many were kept.",
     "lengths": "Characters of the prompts of all comparisons, and of the responses of labelled pairs.",
     "token_lengths": "The same in tokens, under the view's tokenizer and template.",
     "length_bias": "Share of labelled pairs whose longer response (in characters) is the chosen one; bars: 95 % "
@@ -135,11 +138,11 @@ def _steps(tables: Tables, unpaired: pl.DataFrame) -> Html:
     sources, splits = tables.sources, tables.splits
     columns = ("refused", "comparisons", "unpaired", "pairs", "kept", *DROPS)
     total = {name: int(sources[name].sum()) for name in columns}
-    most = max(total["comparisons"], total["pairs"], 1)
+    most = max(total["refused"], total["comparisons"], total["pairs"], 1)
 
     def row(step: str, count: int, colour: str, note: str = "") -> list[Any]:
         below = f"<br><span class=soft>{text(note)}</span>" if note else ""
-        return [Html(text(step) + below), count, bar(min(1.0, count / most), colour)]
+        return [Html(text(step) + below), count, bar(count / most, colour) if colour else ""]
 
     rows = []
     if total["refused"]:
@@ -149,7 +152,7 @@ def _steps(tables: Tables, unpaired: pl.DataFrame) -> Html:
         why = unpaired.group_by("reason").agg(pl.col("pairs").sum())
         why = why.sort("pairs", "reason", descending=[True, False])
         reasons = ", ".join(f"{reason.replace('_', ' ')} {pairs:,}" for reason, pairs in why.iter_rows())
-        rows.append(row("candidate pairs left out", total["unpaired"], "grey", reasons))
+        rows.append(row("candidate pairs left out", total["unpaired"], "", reasons))
     rows.append(row("= pairs", total["pairs"], "soft"))
     rows += [
         row(f"− {name.replace('_', '-')}", total[name], "orange", WHY[name]) for name in DROPS if total[name]
@@ -260,9 +263,9 @@ def _levels(built: Built) -> str:
 
 def _categories(tables: Tables) -> str:
     frame = tables.categories
-    total = int(frame["pairs"].sum())
+    total, most = int(frame["pairs"].sum()), int(frame["pairs"][0])  # a corpus has a row
     rows = [
-        [name or "(none)", pairs, sources, bar(pairs / total), percent(pairs / total)]
+        [name or "(none)", pairs, sources, bar(pairs / most), percent(pairs / total)]
         for name, pairs, sources in frame.select("category", "pairs", "sources").iter_rows()
     ]
     return _long(["category", "pairs", "sources", "", "share"], rows)
@@ -298,8 +301,14 @@ def _clusters(built: Built) -> str:
             "Sizes of clusters and examples are read from the stages' files, which this build did not keep."
         )
         return f"<p class=soft>{note}</p>"
-    rows = [list(row) for row in frame.sort("size", "stage").iter_rows()]
-    shown = table(["stage", "copies", "clusters"], rows[:MOST_ROWS], "No clusters.")
+    rows = []
+    for name, first, last in CLUSTER_SIZES:
+        own = frame.filter(pl.col("size").is_between(first, last))
+        by_stage = dict(own.group_by("stage").agg(pl.col("clusters").sum()).iter_rows())
+        rows += [[name, by_stage.get("exact", 0), by_stage.get("near", 0)]] if by_stage else []
+    largest = frame["size"].max()
+    head = ["times there", "clusters of copies", "of near-duplicates"]
+    shown = table(head, rows, "No clusters.") + (f"<p>The largest: {largest:,}.</p>" if rows else "")
     examples = [
         f"<div class=pair><header>{text(one.title)}</header>{cards.texts(one.comparison, one.kept, one.others)}</div>"
         for one in clusters.examples(built)

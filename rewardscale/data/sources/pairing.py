@@ -60,6 +60,26 @@ def to_pairs(
             yield _pair(own, a, b)
 
 
+def published_pair(
+    own: Judged, *, margin: float = 0.0, left_out: Counter[str] | None = None
+) -> Judged | None:
+    """A comparison of two as `to_pairs` gives it, ties included, or None (counted in `left_out`)."""
+    one, other = own.comparison.responses
+    sign, difference = label(own.judgements)
+    reason = ""
+    if one == other:
+        reason = "identical"
+    elif sign and difference < margin:
+        reason = "margin"
+    elif not sign and not any(_both(judgement, 0, 1) for judgement in own.judgements):
+        reason = "not_judged"
+    if reason:
+        if left_out is not None:
+            left_out[reason] += 1
+        return None
+    return _pair(own, 0, 1)
+
+
 def label(judgements: Sequence[Judgement], first: int = 0, second: int = 1) -> tuple[int, float]:
     """(+1 if the first response is the better one, -1 the second, 0 a tie or nobody judged both; score difference).
 

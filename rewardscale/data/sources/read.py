@@ -110,7 +110,8 @@ def _download(adapter: Adapter, where: str, revision: str | None) -> Path:
     try:
         return hub.snapshot(name, commit, files=wanted, kind="dataset")
     except hub.HubError as error:
-        raise DataError(str(error)) from error
+        hint = "" if commit else f"; a build takes it as --source={adapter.name}@<commit>"
+        raise DataError(f"{error}{hint}") from error
 
 
 def _by_globs(adapter: Adapter, root: Path) -> Iterator[Unit]:

@@ -123,7 +123,7 @@ def test_rows_of_one_prompt_stay_together(tmp_path: Path) -> None:
 
 def test_hub_ids_need_a_commit(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"no folder nvidia/HelpSteer3; .* name the commit \(--revision=<40 hex"
+        DataError, match=r"no folder nvidia/HelpSteer3; .* name the commit \(its revision: 40 hex"
     ):
         locate(adapter("helpsteer3"))
     with pytest.raises(DataError, match="name the commit"):
