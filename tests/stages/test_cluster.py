@@ -197,19 +197,28 @@ def alive(leader: int) -> dict[int, str]:
     return {int(row[0]): row[3] for row in rows if row[1] == str(leader) and not row[2].startswith("Z")}
 
 
+def start_own(folder: Path, tries: int = 5) -> subprocess.Popen[str]:
+    """A driver with a cluster of its own, in the middle of its stage (see `Nodes.add` for the tries)."""
+    (folder / "driver.py").write_text(OWN)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    command = [sys.executable, folder / "driver.py", folder, folder / "log"]
+    while True:
+        process = subprocess.Popen(
+            [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while process.poll() is None and not list((folder / "one").glob("unit-*")):
+            time.sleep(0.1)
+        if process.returncode is None:
+            return process
+        error = process.communicate()[1]
+        tries -= 1
+        assert tries and "timed out during startup" in error, error
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_cluster_of_our_own_ends_with_its_driver_however_that_ends(tmp_path, ray_folder, how):
-    (tmp_path / "driver.py").write_text(OWN)
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    command = [sys.executable, tmp_path / "driver.py", tmp_path, tmp_path / "log"]
-    process = subprocess.Popen(
-        [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start_own(tmp_path)
     try:
-        deadline = time.monotonic() + 240
-        while not list((tmp_path / "one").glob("unit-*")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
         assert any("raylet" in line for line in alive(process.pid).values())
         process.send_signal(how)
         error = process.communicate(timeout=120)[1]
