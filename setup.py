@@ -44,8 +44,6 @@ INSTALL_REQUIRES = [
     "polars>=1.30",
     # JSON of public sets at a quarter of the time, strict about Unicode [Apache-2.0 or MIT]
     "orjson>=3.11",
-    # 64-bit hashes of word runs for near-duplicates and decontamination, stable across machines [BSD-2-Clause]
-    "xxhash>=3.5",
     # Public sets come as .jsonl.zst too [BSD-3-Clause]
     "zstandard>=0.23",
     # Views, levels and subsets at s3://, gs://, ... through one interface; each store's own package (s3fs,
@@ -91,6 +89,9 @@ AOT = ["libtpu>=0.0.50"]
 # Stages of a corpus build on a cluster: tasks alone, no durable state in it [Apache-2.0]
 RAY = ["ray>=2.50"]
 
+# Preference sets in TFDS format, read and written, as ArrayRecord and without TensorFlow [Apache-2.0]
+TFDS = ["tensorflow-datasets>=4.9.10"]
+
 # Runs a notebook from the command line, and the kernel it runs in [both BSD-3-Clause]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 
@@ -101,15 +102,14 @@ EXTRAS = {
     "aot": AOT,
     "notebook": NOTEBOOK,
     "ray": RAY,
-    # MinHash in Rust; ours in numpy finds the same duplicates, ten times slower [MIT]
-    "rensa": ["rensa>=0.5"],
-    # Opens preference sets that already lie in TFDS format; reads ArrayRecord without TensorFlow
-    # [Apache-2.0]
-    "tfds": ["tensorflow-datasets>=4.9.10"],
+    # What benchmarks/dedup.py is measured against [MIT; BSD-2-Clause]
+    "peers": ["rensa>=0.5", "xxhash>=3.5"],
+    "tfds": TFDS,
     "test": [
         *AOT,
         *NOTEBOOK,
         *RAY,
+        *TFDS,
         "pytest>=8.4",  # [MIT]
         "httpx>=0.28",  # asks the server as a client would [BSD-3-Clause]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]

@@ -116,7 +116,7 @@ def make_part(task: tuple[Path, int, int, int]) -> corpora.Part:
     return corpora.Part(folder, shards, described, corpora.fingerprint(manifest))
 
 
-def known_ids(corpus: corpora.Corpus, rule: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def known_ids(corpus: Any, rule: Any, where: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What encoding the corpus gives, from the bank's texts encoded once each."""
     texts = bank().texts
     encoded = rule.encode([Comparison((Message("user", text),), (text, text), "") for text in texts])
@@ -155,12 +155,11 @@ def step_view(folder: Path, pairs: int) -> dict[str, Any]:
     tokenizer = templates.word_tokenizer(WORDS)
     if pairs > TOKENISED_UP_TO:
         tokenised._encode = known_ids  # to tokenise forty million takes an hour and shows nothing new
-    view = tokenised.build_view(
-        corpus, tokenizer, "words", workers=2 * (pairs <= TOKENISED_UP_TO), progress=lambda n: tell(n, pairs)
-    )
+    engine = "process:2" if pairs <= TOKENISED_UP_TO else None
+    view = tokenised.build_view(corpus, tokenizer, "words", engine=engine, progress=lambda n: tell(n, pairs))
     if pairs <= TOKENISED_UP_TO:  # so that the larger ones can be trusted
         store, rows = tokenised.TokenStore(view), np.arange(ROWS_A_PART)
-        lengths, ids = next(known_ids(corpus, tokenised._rule(tokenizer, "words")))
+        lengths, ids = next(known_ids(corpus, tokenised._rule(tokenizer, "words"), folder))
         assert np.array_equal(store.gather(rows)[0], ids) and np.array_equal(view.lengths[rows], lengths)
     (folder / "view").symlink_to(view.directory)
     return {"disk": disk(view.directory), "tokens": view.tokens}

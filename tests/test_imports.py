@@ -17,7 +17,7 @@ PACKAGE = "rewardscale"
 
 # The rooms and their floors. A new room is named here and in docs/architecture.md, or the test fails.
 FLOORS = {
-    **dict.fromkeys(["config", "flops", "atomic"], 0),
+    **dict.fromkeys(["config", "flops", "atomic", "hub"], 0),
     **dict.fromkeys(["data", "stages", "mesh"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),
@@ -39,7 +39,7 @@ NEVER = {"models": {"data"}}
 OWNERS = {
     "orbax": f"{PACKAGE}.training.checkpoint",
     "wandb": f"{PACKAGE}.training.tracker",
-    "huggingface_hub": f"{PACKAGE}.models.hf",
+    "huggingface_hub": f"{PACKAGE}.hub",
     "jinja2": f"{PACKAGE}.data.chat_template",
     "prometheus_client": f"{PACKAGE}.evaluation.metrics",
     "starlette": f"{PACKAGE}.evaluation.server",

@@ -1,4 +1,4 @@
-"""The notebooks run on finished sweeps, and are kept in git without what running them leaves behind."""
+"""The notebooks run on finished sweeps and corpora, and are kept in git without what running them leaves behind."""
 
 import ast
 import os
@@ -93,3 +93,10 @@ def test_compare_levels_runs_on_a_synthetic_sweep(tmp_path: Path, run: Callable[
     assert "not drawn" not in shown.text and "fewer than" not in shown.text
     assert "chosen: floor and offset" in shown.text
     assert "one unit of gold is worth" in shown.text
+
+
+def test_corpus_runs_on_one_of_its_own(run: Callable[..., Shown], tmp_path: Path) -> None:
+    shown = run("corpus", TMPDIR=str(tmp_path))
+    assert shown.figures == 4
+    assert "300 comparisons" in shown.text
+    assert "duplicate" in shown.text

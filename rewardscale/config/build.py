@@ -7,8 +7,7 @@ from rewardscale.config.base import ConfigError, choice, positive
 
 PAIRINGS = ("keep", "all", "best_worst", "best_random", "adjacent")
 CONFLICTS = ("drop", "majority", "first")
-NEAR_ON = ("pair", "prompt")
-MINHASH = ("numpy", "rensa")
+NEAR_ON = ("pair", "prompt", "responses")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,33 +15,35 @@ class SourceConfig:
     """One set of comparisons.
 
     Attributes:
-      path: file, folder or Hugging Face hub id; a relative one is looked for in --data_dir first.
       adapter: how it is read (rewardscale/data/sources/adapters; "pairs" reads the usual forms).
+      path: file, folder or Hugging Face hub id; a relative one is looked for in --data_dir first. "" means the
+        adapter's own hub id.
       name: what it is called in the manifest; "" means the adapter's name.
       split: which of the set's own splits is read; "" means all.
       revision: commit of a hub id; "" means the one that the adapter pins.
       pairing: how K > 2 responses become pairs: "all", "best_worst", "best_random" (the best one against a random
         worse one), "adjacent" (neighbours in the order of scores), or "keep" them together.
-      margin: smallest difference of scores of a pair. ties: whether pairs of equal scores stay (labelled a tie).
+      margin: smallest difference of scores of a pair.
+      ties: whether pairs of equal scores are made of K > 2 responses; a published pair stays, labelled a tie.
       most: pairs that one record may give; 0 for no limit.
-      limit: records that are read; 0 for all.
+      limit: comparisons that are read; 0 for all.
+      evaluation: says that training on a set that was made for evaluation is wanted.
     """
 
-    path: str
     adapter: str = "pairs"
+    path: str = ""
     name: str = ""
     split: str = ""
     revision: str = ""
     pairing: str = "best_worst"
     margin: float = 0.0
-    ties: bool = True
+    ties: bool = False
     most: int = 0
     limit: int = 0
+    evaluation: bool = False
 
     def __post_init__(self) -> None:
         choice("sources.pairing", self.pairing, PAIRINGS)
-        if not self.path:
-            raise ConfigError("sources.path is empty: name a file, a folder or a hub id")
         if self.margin < 0 or self.most < 0 or self.limit < 0:
             raise ConfigError("sources: margin, most and limit must not be negative")
 
@@ -58,17 +59,14 @@ class NearConfig:
 
     Attributes:
       threshold: Jaccard similarity of word 5-shingles from which on two comparisons are the same, 0 to 1.
-      on: "pair" (prompt and responses) or "prompt".
-      implementation: "numpy" or "rensa" (faster; other signatures, so other borderline cases).
+      on: "pair" (prompt and responses), "prompt" or "responses".
     """
 
     threshold: float = 0.0
     on: str = "pair"
-    implementation: str = "numpy"
 
     def __post_init__(self) -> None:
         choice("near.on", self.on, NEAR_ON)
-        choice("near.implementation", self.implementation, MINHASH)
         if not 0 <= self.threshold < 1:
             raise ConfigError(f"near.threshold={self.threshold} must be at least 0 and less than 1")
 
@@ -78,7 +76,8 @@ class DecontaminateConfig:
     """Comparisons that share a run of words with an evaluation set are left out.
 
     Attributes:
-      sets: "name=path" each; jsonl files of {"id", "text"}, or comparisons in the usual forms.
+      sets: "name=path" each: jsonl files of {"id", "text"}, or of comparisons; "name=adapter:path" reads a set as a
+        source is read.
       words: length of the run (13: Brown et al. 2020, appendix C).
     """
 
@@ -116,7 +115,8 @@ class BuildConfig:
 
     Attributes:
       conflicts: what becomes of one pair with contradicting labels: "drop" all, the "majority"'s, or the "first".
-      most_characters: a longer response is refused.
+      seed: of what is drawn when responses are paired.
+      most_bytes: a message or response of so many bytes or more is refused.
     """
 
     name: str = "corpus"
@@ -125,11 +125,12 @@ class BuildConfig:
     near: NearConfig = NearConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     split: SplitConfig = SplitConfig()
-    most_characters: int = 1_000_000
+    seed: int = 0
+    most_bytes: int = 1_000_000
 
     def __post_init__(self) -> None:
         choice("conflicts", self.conflicts, CONFLICTS)
-        positive("config", self, "most_characters")
+        positive("config", self, "most_bytes")
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ConfigError(f"name={self.name!r} must do as a folder's name")
         called = [source.called for source in self.sources]

@@ -67,6 +67,17 @@ class Comparison:
         """Content hash (32 hex digits) of the prompt alone."""
         return _digest([[m.role, m.content] for m in self.prompt])
 
+    def hashes(self) -> tuple[str, str, bytes]:
+        """`id`, `prompt_hash`, and 16 bytes of prompt and responses in whatever order: what duplicates share.
+
+        Raises DataError if a text is not valid Unicode.
+        """
+        prompt, responses = _json([[m.role, m.content] for m in self.prompt]), list(self.responses)
+        whole = _blake2b(b"[%b,%b]" % (prompt, _json(responses)))
+        ordered = sorted(responses)
+        unordered = whole if ordered == responses else _blake2b(b"[%b,%b]" % (prompt, _json(ordered)))
+        return whole.hex(), _blake2b(b"[%b]" % prompt).hex(), unordered
+
     def to_bytes(self) -> bytes:
         """UTF-8 JSON with sorted keys: the payload of one corpus record."""
         record = {
@@ -97,7 +108,11 @@ class Comparison:
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.blake2b(_json(parts), digest_size=16).hexdigest()
+    return _blake2b(_json(parts)).hex()
+
+
+def _blake2b(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _json(value: object) -> bytes:

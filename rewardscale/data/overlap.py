@@ -13,9 +13,14 @@ WORDS = 13
 _WORD = re.compile(r"\w+")
 
 
+def word_list(text: str) -> list[str]:
+    """The lower-cased words of `text`, in order."""
+    return _WORD.findall(text.lower())
+
+
 def ngrams(text: str, n: int = WORDS) -> Iterator[tuple[str, ...]]:
     """All runs of `n` lower-cased words of `text`, in order; none if it is shorter."""
-    words = _WORD.findall(text.lower())
+    words = word_list(text)
     return zip(*(words[at:] for at in range(n)), strict=False)
 
 

@@ -19,6 +19,18 @@ Messages = Sequence[Mapping[str, Any]]
 _KEYS = ("prompt", "messages", "responses", "chosen", "rejected")
 
 
+class ItemError(DataError):
+    """A record that is no item.
+
+    Attributes:
+      code: short name to count by ("no_response", "not_text", ...).
+    """
+
+    def __init__(self, code: str, reason: str):
+        super().__init__(reason)
+        self.code = code
+
+
 @dataclasses.dataclass(frozen=True)
 class Item:
     """What is scored together.
@@ -35,22 +47,25 @@ class Item:
 
 
 def parse_item(record: Any) -> Item:
-    """Raises DataError naming the key that is missing or of a wrong type."""
+    """Raises ItemError (a DataError) naming the key that is missing or of a wrong type."""
     if not isinstance(record, Mapping):
-        raise DataError(f"an item is a JSON object, not {_kind(record)}")
+        raise ItemError("not_object", f"an item is a JSON object, not {_kind(record)}")
     record = {key: value for key, value in record.items() if value is not None}
     tools = record.get("tools") or None
     if tools is not None and not (
         isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)
     ):
-        raise DataError("'tools' must be a list of JSON objects")
+        raise ItemError("tools", "'tools' must be a list of JSON objects")
     if "responses" in record:
         if "chosen" in record or "rejected" in record:
-            raise DataError("give either 'responses' or 'chosen' and 'rejected', not both")
+            raise ItemError("ambiguous", "give either 'responses' or 'chosen' and 'rejected', not both")
         return Item(((_prompt(record), _responses(record["responses"])),), tools)
     if "chosen" not in record or "rejected" not in record:
         found = ", ".join(repr(key) for key in _KEYS if key in record) or "none of them"
-        raise DataError(f"an item needs 'prompt' and 'responses', or 'chosen' and 'rejected'; found {found}")
+        raise ItemError(
+            "no_response",
+            f"an item needs 'prompt' and 'responses', or 'chosen' and 'rejected'; found {found}",
+        )
     chosen, rejected = record["chosen"], record["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         return Item(((_prompt(record), (chosen, rejected)),), tools, pair=True)
@@ -62,12 +77,12 @@ def parse_item(record: Any) -> Item:
 def parse_messages(value: Any, key: str) -> Messages:
     """A list of chat messages; their content is the template's to judge."""
     if not isinstance(value, list) or not value:
-        raise DataError(f"{key!r} must be a list of messages, at least one")
+        raise ItemError("not_text", f"{key!r} must be a list of messages, at least one")
     for number, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DataError(f"{key!r}: message {number} needs a 'role' and a 'content'")
+            raise ItemError("roles", f"{key!r}: message {number} needs a 'role' and a 'content'")
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            raise DataError(f"{key!r}: the content of message {number} must be a string")
+            raise ItemError("not_text", f"{key!r}: the content of message {number} must be a string")
     return [{k: v for k, v in message.items() if v is not None} for message in value]
 
 
@@ -75,31 +90,35 @@ def split_answer(messages: Messages, key: str) -> tuple[Messages, str]:
     """A conversation without its last message, and that message's text, which must be the assistant's."""
     *before, last = messages
     if last["role"] != "assistant" or set(last) != {"role", "content"}:
-        raise DataError(f"{key!r} must end with a message of the assistant that is a text and nothing else")
+        raise ItemError(
+            "roles", f"{key!r} must end with a message of the assistant that is a text and nothing else"
+        )
     if not before:
-        raise DataError(f"{key!r} holds an answer and no prompt")
+        raise ItemError("no_prompt", f"{key!r} holds an answer and no prompt")
     return before, last["content"]
 
 
 def _prompt(record: Mapping[str, Any]) -> Messages:
     if "prompt" in record and "messages" in record:
-        raise DataError("give either 'prompt' or 'messages', not both")
+        raise ItemError("ambiguous", "give either 'prompt' or 'messages', not both")
     if isinstance(record.get("prompt"), str):
         if not record["prompt"].strip():
-            raise DataError("the prompt is empty")
+            raise ItemError("empty_prompt", "the prompt is empty")
         return [{"role": "user", "content": record["prompt"]}]
     key = "messages" if "messages" in record else "prompt"
     if key not in record:
-        raise DataError("there is no 'prompt': a string (one user message) or a list of messages")
+        raise ItemError(
+            "no_prompt", "there is no 'prompt': a string (one user message) or a list of messages"
+        )
     return parse_messages(record[key], key)
 
 
 def _responses(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise DataError("'responses' must be a list of strings, at least one")
+        raise ItemError("no_response", "'responses' must be a list of strings, at least one")
     for number, response in enumerate(value):
         if not isinstance(response, str):
-            raise DataError(f"response {number} is {_kind(response)}, not a string")
+            raise ItemError("not_text", f"response {number} is {_kind(response)}, not a string")
     return tuple(value)
 
 
@@ -110,8 +129,9 @@ def _conversation(record: Mapping[str, Any], key: str) -> tuple[Messages, str]:
         prompt = list(_prompt(record))
         if list(messages[: len(prompt)]) != prompt:
             if messages[0]["role"] != "assistant":
-                raise DataError(
-                    f"{key!r} begins neither with the messages of 'prompt' nor with an answer to them"
+                raise ItemError(
+                    "parted_early",
+                    f"{key!r} begins neither with the messages of 'prompt' nor with an answer to them",
                 )
             messages = [*prompt, *messages]
     return split_answer(messages, key)

@@ -15,8 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ import numpy as np
 import polars as pl
 from tokenizers import Tokenizer
 
-from rewardscale import atomic
+from rewardscale import atomic, stages
 from rewardscale.data import arrays, remote
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError
-from rewardscale.data.corpus import Corpus, Shards, check_shards
+from rewardscale.data.corpus import Corpus, Shards, check_shards, read_shard
 from rewardscale.data.templates import Template, get_template, tokenizer_hash
 from rewardscale.data.token_shards import (
     INDEX,
@@ -96,7 +95,7 @@ def build_view(
     tokenizer: Tokenizer | ChatTokenizer,
     template: str | None = None,
     *,
-    workers: int = 0,
+    engine: Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> TokenisedView:
     """Tokenises `corpus` into `<corpus>/views/<key>`, or opens that view if it is there already.
@@ -105,7 +104,8 @@ def build_view(
       corpus: the comparisons.
       tokenizer: a chat tokenizer, which brings its template, or a bare tokenizer.
       template: for a bare tokenizer the name of one of our templates.
-      workers: processes that encode, a shard of the corpus at a time (0: this one); the bytes are the same.
+      engine: of the stages (rewardscale/stages), a task a shard of the corpus, so that an interrupted view goes on
+        where it stopped; None encodes here, at once. The bytes are the same.
       progress: called with the number of comparisons done.
 
     Raises DataError naming the comparison that cannot be encoded (a role that the template does not know, a
@@ -114,14 +114,19 @@ def build_view(
     rule = _rule(tokenizer, template)
     key = view_key(corpus, tokenizer, template)
     final = corpus.directory / "views" / key
+    work = corpus.directory / "views" / f".{key}.work"
     if final.exists():
         return open_view(final)
     width = 1 + int(corpus.scan_manifest().select(pl.col("responses").max()).collect().item())
     with atomic.new_directory(final) as folder:
         for name, data in rule.files.items():
             atomic.write_bytes(folder / name, data)
-        encoded = _by_workers(corpus, rule, folder, workers) if workers else _encode(corpus, rule)
-        described = write_token_shards(folder, encoded, rows=len(corpus), width=width, progress=progress)
+        if engine is None:
+            encoded = _encode(corpus, rule, corpus.directory)
+        else:
+            encoded = _by_stages(corpus, rule, work, engine, progress)
+        report = progress if engine is None else None  # by stages the encoding is what takes time
+        described = write_token_shards(folder, encoded, rows=len(corpus), width=width, progress=report)
         record = {
             **rule.record,
             "key": key,
@@ -131,6 +136,7 @@ def build_view(
             **{f"{name}_sha256": atomic.sha256(folder / f"{name}.npy") for name in INDEX},
         }
         atomic.write_json(folder / "view.json", record)
+    shutil.rmtree(work, ignore_errors=True)
     return open_view(final)
 
 
@@ -235,46 +241,64 @@ def _chat_rule(chat: ChatTokenizer) -> _Rule:
     )
 
 
-def _encode(corpus: Corpus, rule: _Rule) -> Iterator[Rows]:
-    """The rows' token ids in order, some hundreds at a time."""
-    for chunk in itertools.batched(corpus, _ENCODE_AT_ONCE):
+def _encode(comparisons: Iterable[Comparison], rule: _Rule, where: Path) -> Iterator[Rows]:
+    """Their token ids in order, some hundreds at a time; `where` they are, for messages."""
+    for chunk in itertools.batched(comparisons, _ENCODE_AT_ONCE):
         try:
             rows = list(rule.encode(chunk))
         except DataError as error:
-            raise DataError(f"{corpus.directory}: {error}") from error
+            raise DataError(f"{where}: {error}") from error
         for comparison, parts in zip(chunk, rows, strict=True):
             if not all(parts):
-                raise DataError(f"{corpus.directory}: comparison {comparison.id} has a part without tokens")
+                raise DataError(f"{where}: comparison {comparison.id} has a part without tokens")
         yield flatten(rows)
 
 
-def _by_workers(corpus: Corpus, rule: _Rule, folder: Path, workers: int) -> Iterator[Rows]:
-    """The same, a shard of the corpus at a time, by processes that read the tokenizer from `folder`."""
-    encode = functools.partial(_encode_shard, folder, rule.record)
-    shards = [
-        dataclasses.replace(corpus, shards=Shards((path,), (count,)), manifests=(), about={})
-        for path, count in zip(corpus.shards.paths, corpus.shards.counts, strict=True)
+def _by_stages(
+    corpus: Corpus, rule: _Rule, work: Path, engine: Any, progress: Callable[[int], None] | None
+) -> Iterator[Rows]:
+    """The same, a task a shard of the corpus, by workers that read the tokenizer from `work`."""
+    for name, data in rule.files.items():
+        atomic.write_bytes(work / "tokenizer" / name, data)
+    tasks = [
+        stages.Task(
+            f"shard-{number:05d}",
+            f"{__name__}:encode_shard",
+            {"record": rule.record, "key": rule.key, "count": count},
+            (corpus.fingerprint, path.name),
+            {"shard": str(path), "tokenizer": str(work / "tokenizer")},
+        )
+        for number, (path, count) in enumerate(zip(corpus.shards.paths, corpus.shards.counts, strict=True))
     ]
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy the tokenizers library's threads halfway
-    with context.Pool(workers, initializer=_one_thread) as pool:
-        yield from pool.imap(encode, shards)
+    ends = np.cumsum([0, *corpus.shards.counts]).tolist()
+
+    def report(done: int, of: int) -> None:
+        del of
+        if progress:
+            progress(ends[done])
+
+    for done in stages.run(work, "tokens", tasks, engine=engine, progress=report):
+        yield np.load(done.folder / "lengths.npy"), np.load(done.folder / "ids.npy")
 
 
-def _one_thread() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _encode_shard(folder: Path, record: Mapping[str, Any], corpus: Corpus) -> Rows:
-    parts = list(_encode(corpus, _written_rule(folder, json.dumps(record))))
+def encode_shard(
+    folder: Path, *, record: Mapping[str, Any], key: Sequence[str], count: int, shard: str, tokenizer: str
+) -> Mapping[str, Any]:
+    """Task: lengths.npy and ids.npy of a shard of the corpus."""
+    del key  # it is in the fingerprint
+    rule = _written_rule(Path(tokenizer), json.dumps(record))
+    comparisons = map(Comparison.from_bytes, read_shard(Path(shard), count))
+    parts = list(_encode(comparisons, rule, Path(shard)))
     width = max(lengths.shape[1] for lengths, _ in parts)
-    lengths = np.zeros((sum(len(lengths) for lengths, _ in parts), width), np.uint32)
+    lengths = np.zeros((count, width), np.uint32)
     done = 0
     for some, _ in parts:
         lengths[done : done + len(some), : some.shape[1]] = some
         done += len(some)
-    return lengths, np.concatenate([ids for _, ids in parts])
+    np.save(folder / "lengths.npy", lengths)
+    ids = np.concatenate([ids for _, ids in parts])
+    np.save(folder / "ids.npy", ids)
+    return {"rows": count, "tokens": len(ids)}
 
 
 @functools.lru_cache(maxsize=1)

@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rewardscale import hub
 from rewardscale.config import ModelConfig
 from rewardscale.models import hf_config, reward
 from rewardscale.models.hf_config import CheckpointError
@@ -123,23 +124,12 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _download(name: str, revision: str | None) -> str:
+def _download(name: str, revision: str | None) -> Path:
     """A hub checkpoint's local folder. Raises CheckpointError for what is neither a folder nor a pinned hub id."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise CheckpointError(f"no folder {name}, and it is no hub id ('owner/name') either")
-    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise CheckpointError(
-            f"no folder {name}; to take {name} from the hub name the commit (--revision=<40 hex digits>, from the "
-            "model's 'Files' page): a branch moves, and its rewards with it"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    wanted = ["*.safetensors", "*.json", "*.jinja"]
     try:
-        return snapshot_download(name, revision=revision, allow_patterns=wanted)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError(f"{name} at {revision} cannot be had from the hub: {error}") from error
+        return hub.snapshot(name, revision, files=["*.safetensors", "*.json", "*.jinja"])
+    except hub.HubError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _find_tensors(folder: Path) -> dict[str, Path]:

@@ -30,8 +30,8 @@ SLICES = {
     "v6e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("1x1x1", "2x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
 }
-# Bytes of a chip's memory that libtpu 0.0.52 lets a program have, by its own messages.
-HBM = {"v5e": 15.75 * GIB, "v6e": 31.25 * GIB, "v5p": 95.74 * GIB}
+# Bytes of a chip's memory that libtpu 0.0.50.1 lets a program have, by its own messages.
+HBM = {"v5e": 15.75 * GIB, "v6e": 31.24 * GIB, "v5p": 95.73 * GIB}
 STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
 RESERVED = 0.25 * GIB  # of which the runtime takes so much
 LANES = 128  # numbers in a row of a TPU's registers

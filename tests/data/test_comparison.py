@@ -39,6 +39,16 @@ def test_bytes_are_the_json_that_the_standard_library_writes(comparison):
     assert comparison.id == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+@given(made)
+def test_hashes_are_those_of_the_properties_and_one_for_any_order_of_the_responses(comparison):
+    identity, prompt, key = comparison.hashes()
+    assert (identity, prompt) == (comparison.id, comparison.prompt_hash) and len(key) == 16
+    turned = dataclasses.replace(comparison, responses=comparison.responses[::-1])
+    assert turned.hashes()[2] == key
+    other = dataclasses.replace(comparison, responses=(*comparison.responses, "more"))
+    assert other.hashes()[2] != key
+
+
 @given(made, made)
 def test_ids_are_equal_exactly_where_prompt_and_responses_are(one, two):
     assert (one.id == two.id) == ((one.prompt, one.responses) == (two.prompt, two.responses))

@@ -33,6 +33,7 @@ from rewardscale.data.tokenised import (
     token_store,
     view_key,
 )
+from rewardscale.stages import StageError
 from tests import tokenizers_small
 
 WORDS = [f"w{i}" for i in range(50)]
@@ -250,17 +251,17 @@ def test_rows_lie_in_shards_of_a_million_and_are_found_in_any_order(view3, corpu
             np.testing.assert_array_equal(starts, wanted[1])
 
 
-def test_several_processes_write_the_same_bytes(view3, corpus, tmp_path, talk_corpus, monkeypatch):
+def test_by_stages_the_bytes_are_the_same(view3, corpus, tmp_path, talk_corpus, monkeypatch):
     """Words of a corpus of several shards, and chats."""
     monkeypatch.setattr("rewardscale.data.corpus.RECORDS_PER_SHARD", 30)
     parted = write_corpus(tmp_path / "words", list(corpus), about={})
     assert len(parted.shards.paths) == 3
-    view = build_view(parted, word_tokenizer(WORDS), "words", workers=2)
+    view = build_view(parted, word_tokenizer(WORDS), "words", engine="process:2")
     shutil.copytree(talk_corpus.directory, tmp_path / "chat", ignore=shutil.ignore_patterns("views"))
     llama = load_chat_tokenizer(tokenizers_small.llama3_directory(tmp_path / "llama"))
     chats = [
-        build_view(c, llama, workers=workers)
-        for c, workers in ((talk_corpus, 0), (open_corpus(tmp_path / "chat"), 2))
+        build_view(c, llama, engine=engine)
+        for c, engine in ((talk_corpus, None), (open_corpus(tmp_path / "chat"), "inline"))
     ]
     for one, two in ((view, view3), chats):
         names = sorted(path.name for path in one.directory.iterdir())
@@ -269,11 +270,11 @@ def test_several_processes_write_the_same_bytes(view3, corpus, tmp_path, talk_co
             assert (one.directory / name).read_bytes() == (two.directory / name).read_bytes()
 
 
-def test_an_error_of_a_process_is_told_as_it_is(corpus, tmp_path):
+def test_an_error_of_a_stage_names_the_shard_and_leaves_no_view(corpus, tmp_path):
     shutil.copytree(corpus.directory, tmp_path / "c", ignore=shutil.ignore_patterns("views"))
-    with pytest.raises(DataError, match="a text cannot be tokenised"):
-        build_view(open_corpus(tmp_path / "c"), word_tokenizer(WORDS[:30]), "words", workers=1)
-    assert not list((tmp_path / "c" / "views").iterdir())
+    with pytest.raises(StageError, match=r"shard-00000(.|\n)*a text cannot be tokenised"):
+        build_view(open_corpus(tmp_path / "c"), word_tokenizer(WORDS[:30]), "words", engine="inline")
+    assert not [path for path in (tmp_path / "c" / "views").iterdir() if not path.name.startswith(".")]
 
 
 FILES = """

@@ -22,8 +22,9 @@ def level(weights: bool) -> Level:
     random = np.random.default_rng(0)
     rows = np.flatnonzero(random.random(240) < 0.8).astype(np.uint32)
     n = len(rows)
-    values = (random.random(n, np.float32) if weights else None for _ in range(2))
-    return Level("some", rows, random.choice(np.array([-1, 1], np.int8), n), *values)
+    weight, target = (random.random(n, np.float32) if weights else None for _ in range(2))
+    orientation = random.choice(np.array([-1, 1], np.int8), n)
+    return Level("some", rows, orientation, weight=weight, target=target)
 
 
 def prepare(view, *, store=None, weights=False, pairs=60, epochs=2.1, draw=0, max_length=99, too_long="drop"):
@@ -91,7 +92,11 @@ def test_large_runs_are_stored_beside_the_view_and_found_again(view, monkeypatch
     before = (made.stored / "batches.json").stat().st_mtime_ns
     assert prepare(view).stored == made.stored
     assert (made.stored / "batches.json").stat().st_mtime_ns == before
-    others = {prepare(view, **other).stored for other in ({"draw": 1}, {"weights": True}, {"max_length": 20})}
+    others = {
+        prepare(view, draw=1).stored,
+        prepare(view, weights=True).stored,
+        prepare(view, max_length=20).stored,
+    }
     assert len(others | {made.stored}) == 4
 
 

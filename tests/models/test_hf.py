@@ -246,7 +246,7 @@ def test_two_sets_of_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_hub_ids_need_a_commit(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"--revision=<40 hex digits>"):
+    with pytest.raises(CheckpointError, match=r"its revision: 40 hex digits"):
         hf.open_checkpoint("Qwen/Qwen3-0.6B", revision="main")
     with pytest.raises(CheckpointError, match="no hub id"):
         hf.open_checkpoint(tmp_path / "nowhere" / "at" / "all")

@@ -20,12 +20,12 @@ import polars as pl
 
 from rewardscale import atomic, stages
 from rewardscale.config.base import choice
+from rewardscale.config.build import CONFLICTS
 from rewardscale.data.build import buckets as shuffle
 from rewardscale.data.build import parts as build
 from rewardscale.data.build.parts import Dropped, Part
 from rewardscale.data.comparison import DataError
 
-CONFLICTS = ("drop", "majority", "first")
 ITEMS_AT_ONCE = 1_000_000  # of a scatter task and of a bucket: some 150 MB while it is worked on
 _RECORD = np.dtype(
     [
@@ -78,7 +78,7 @@ def run(
         )
         for number, group in enumerate(build.grouped(parts, items_at_once))
     ]
-    scattered = stages.run(work, "exact-scatter", tasks, engine=engine, progress=progress)
+    scattered = stages.run(work, "exact-scatter", tasks, engine=engine, progress=build.after(progress, 0))
     tasks = [
         stages.Task(
             name=f"bucket-{bucket:05d}-of-{buckets:05d}",

@@ -8,26 +8,31 @@
 Memory does not depend on the size of the unit.
 """
 
-import hashlib
+import dataclasses
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale.config.build import SourceConfig
 from rewardscale.data.comparison import Comparison
 from rewardscale.data.corpus import RECORDS_PER_SHARD, record_writer
+from rewardscale.data.sources import pairing
+from rewardscale.data.sources.adapter import adapter
+from rewardscale.data.sources.formats import Unit
 from rewardscale.data.sources.judged import Judged, Judgement, Refused
+from rewardscale.data.sources.read import Options, read
 from rewardscale.data.verdict import VERDICT_SCHEMA
 
 INDEX = pl.Schema(
     {
-        "key": pl.Binary,  # 16 bytes: of history and unordered responses
+        "key": pl.Binary,  # 16 bytes: of prompt and unordered responses
         "id": pl.String,
         "prompt_hash": pl.String,
         "group": pl.String,
@@ -45,7 +50,7 @@ INDEX = pl.Schema(
 VERDICTS = pl.Schema(
     {"item": pl.UInt32} | {k: v for k, v in VERDICT_SCHEMA.items() if k not in ("row", "comparison")}
 )
-ITEMS_OPTIONS = "group_size:64,zstd:3"  # read in order, a part at a time
+ITEMS_OPTIONS = "group_size:64,zstd:1"  # read in order, a part at a time
 
 
 def items_path(folder: Path, part: int) -> Path:
@@ -59,6 +64,73 @@ def index_path(folder: Path, part: int) -> Path:
 
 def verdicts_path(folder: Path, part: int) -> Path:
     return folder / f"verdicts-{part:05d}.parquet"
+
+
+def unit(
+    folder: Path,
+    *,
+    source: Mapping[str, Any],
+    part: Mapping[str, Any],
+    seed: int,
+    most_bytes: int,
+    root: str,
+) -> Mapping[str, Any]:
+    """Task: the items of a unit of a source.
+
+    Args:
+      source: fields of SourceConfig. part: fields of Unit but for its root.
+
+    The counts: comparisons (that were read), refused (by code: records and single responses), unpaired (candidate
+    pairs that were left out, by reason), items, parts, and file: name, bytes and SHA-256 of what was read whole.
+    """
+    config = SourceConfig(**source)
+    known = dataclasses.replace(adapter(config.adapter), name=config.called)
+    here = Unit(Path(root), **part)
+    unpaired: Counter[str] = Counter()
+    compared = 0
+
+    def wanted() -> Iterator[Judged | Refused]:
+        nonlocal compared
+        for one in read(known, here, Options(max_bytes=most_bytes)):
+            if isinstance(one, Refused):
+                yield one
+            elif not config.split or one.comparison.split == config.split:
+                if config.limit and compared == config.limit:
+                    return
+                compared += 1
+                if len(one.comparison.responses) == 2:
+                    pair = pairing.published_pair(one, margin=config.margin, left_out=unpaired)
+                    if pair:
+                        yield pair
+                    continue
+                yield from pairing.to_pairs(
+                    [one],
+                    cast(pairing.How, config.pairing),
+                    margin=config.margin,
+                    most=config.most or None,
+                    ties=config.ties,
+                    seed=seed,
+                    left_out=unpaired,
+                )
+
+    counts = write_items(folder, wanted())
+    return {
+        "comparisons": compared,
+        **counts,
+        "unpaired": dict(sorted(unpaired.items())),
+        "file": _file(here),
+    }
+
+
+def _file(here: Unit) -> dict[str, Any] | None:
+    """What a unit that begins a file was read from."""
+    if here.start or here.part or not here.path.is_file():
+        return None
+    return {
+        "name": here.label,
+        "bytes": here.path.stat().st_size,
+        "sha256": atomic.sha256(here.path),
+    }
 
 
 def write_items(folder: Path, found: Iterable[Judged | Refused]) -> dict[str, Any]:
@@ -93,12 +165,15 @@ def _write_part(folder: Path, part: int, batch: tuple[Judged, ...]) -> None:
 
 def _index_row(one: Judged) -> tuple[Any, ...]:
     comparison = one.comparison
-    sign, margin = preference(one)
+    two = len(comparison.responses) == 2
+    sign, margin = pairing.label(one.judgements) if two else (0, 0.0)
+    whole = len(comparison.prompt) == 1
+    identity, prompt_hash, key = comparison.hashes()
     return (
-        unordered_key(comparison),
-        comparison.id,
-        comparison.prompt_hash,
-        comparison.group or opening(comparison),
+        key,
+        identity,
+        prompt_hash,
+        comparison.group or (prompt_hash if whole else opening(comparison)),
         comparison.source,
         comparison.category,
         comparison.split,
@@ -111,26 +186,12 @@ def _index_row(one: Judged) -> tuple[Any, ...]:
     )
 
 
-def unordered_key(comparison: Comparison) -> bytes:
-    """Hash (16 bytes) of the history and the responses in whatever order: what two duplicates share."""
-    parts = [[m.role, m.content] for m in comparison.prompt], sorted(comparison.responses)
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).digest()
-
-
 def opening(comparison: Comparison) -> str:
     """Hash (32 hex digits) of the conversation up to its first answer: later turns of one dialogue share it."""
-    begin = itertools.takewhile(lambda message: message.role != "assistant", comparison.prompt)
-    parts = [[m.role, m.content] for m in begin]
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
-
-
-def preference(one: Judged) -> tuple[int, float]:
-    """Which response of a pair the source prefers (+1, -1, 0), and by how much: the mean over its judgements."""
-    if len(one.comparison.responses) != 2:
-        return 0, 0.0
-    differences = [d for j in one.judgements if not math.isnan(d := j.scores[0] - j.scores[1])]
-    mean = sum(differences) / len(differences) if differences else 0.0
-    return (mean > 0) - (mean < 0), abs(mean)
+    begin = tuple(itertools.takewhile(lambda message: message.role != "assistant", comparison.prompt))
+    if len(begin) in (0, len(comparison.prompt)):
+        return comparison.prompt_hash
+    return dataclasses.replace(comparison, prompt=begin).prompt_hash
 
 
 def _verdicts(item: int, one: Judged) -> Iterator[tuple[Any, ...]]:

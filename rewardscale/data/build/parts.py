@@ -4,7 +4,6 @@ A normalise task writes parts of at most 10,000 items: `items-00000.array_record
 `index-00000.parquet` (a row an item). Parts are numbered over all tasks, in order; (part, item) is the build order.
 """
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
-from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from rewardscale import atomic, stages
 from rewardscale.data.comparison import DataError
+from rewardscale.data.corpus import read_shard
 
 DROP_SCHEMA = pl.Schema(
     {
@@ -28,6 +27,7 @@ DROP_SCHEMA = pl.Schema(
         "of_item": pl.UInt32,
     }
 )
+ON = ("pair", "prompt", "responses")  # which of an item's texts are looked at
 _MEND = "remove the build folder and build again"
 
 
@@ -57,11 +57,13 @@ class Dropped:
       files: Parquet files of DROP_SCHEMA, each sorted by (part, item); no item is in two of them.
       outputs: a hash a file, for the fingerprint of what reads them.
       counts: totals of the stage; JSON values.
+      tables: Parquet files for the report, by name.
     """
 
     files: tuple[Path, ...]
     outputs: tuple[str, ...]
     counts: Mapping[str, Any]
+    tables: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def parts_of(normalised: Sequence[stages.Done]) -> list[Part]:
@@ -130,23 +132,24 @@ def read_index(part: Part, columns: Sequence[str]) -> pl.DataFrame:
     return frame
 
 
-def read_records(part: Part) -> list[dict[str, Any]]:
-    """The part's items as `Comparison.to_bytes` wrote them. Raises DataError naming a file that cannot be read."""
-    if not part.items:
-        return []
-    path = part.folder / f"items-{part.index:05d}.array_record"
-    try:
-        reader = array_record_module.ArrayRecordReader(str(path))
-        try:
-            records = [orjson.loads(record) for record in reader.read_all()]
-        finally:
-            with contextlib.suppress(RuntimeError):
-                reader.close()
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_MEND}") from error
-    if len(records) != part.items:
-        raise DataError(f"{path} holds {len(records)} items where {part.items} were written; {_MEND}")
-    return records
+def read_texts(part: Part, on: str) -> tuple[list[str], np.ndarray]:
+    """The part's texts: a text a message of the prompt, a text a response; `on` is one of ON.
+
+    Returns (texts, starts int64 [items + 1]): those of item i are texts[starts[i]:starts[i + 1]], in order. Raises
+    DataError naming a file that cannot be read.
+    """
+    texts: list[str] = []
+    starts = np.zeros(part.items + 1, np.int64)
+    records = (
+        read_shard(part.folder / f"items-{part.index:05d}.array_record", part.items) if part.items else []
+    )
+    for item, record in enumerate(map(orjson.loads, records)):
+        if on != "responses":
+            texts += [content for _, content in record["prompt"]]
+        if on != "prompt":
+            texts += record["responses"]
+        starts[item + 1] = len(texts)
+    return texts, starts
 
 
 def write_drops(path: Path, drops: pl.DataFrame) -> None:
@@ -175,6 +178,6 @@ def kept(parts: Sequence[Part], drop_files: Sequence[Path | str]) -> list[np.nda
     return [flat[start:stop] for start, stop in itertools.pairwise(starts)]
 
 
-def after(progress: Callable[[int], None] | None, done: int) -> Callable[[int], None] | None:
+def after(progress: Callable[[int], None] | None, done: int) -> Callable[..., None] | None:
     """`progress` for a further list of tasks, where `done` tasks were done before it."""
-    return None if progress is None else lambda count: progress(done + count)
+    return None if progress is None else lambda count, *of: progress(done + count)

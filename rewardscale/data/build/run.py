@@ -24,14 +24,17 @@ import numpy as np
 import orjson
 import polars as pl
 
-from rewardscale import atomic, stages
+from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
 from rewardscale.config.build import BuildConfig, SourceConfig
 from rewardscale.data import corpus as corpora
-from rewardscale.data.build import exact, normalise, write
-from rewardscale.data.build.parts import Part, arguments, folders, grouped, inputs, parts_of
+from rewardscale.data.build import decontaminate, exact, near, normalise, write
+from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
+from rewardscale.data.sources.adapter import adapter, registry
+from rewardscale.data.sources.judged import Judged
+from rewardscale.data.sources.read import locate, read
 from rewardscale.data.verdict import Level, write_level
 
 Progress = Callable[[str, int, int], None]  # stage, tasks done, tasks in all
@@ -70,10 +73,21 @@ def build(
     directory = Path(directory)
     if not config.sources:
         raise ConfigError("config.sources is empty: name at least one source")
-    asked = content_hash(to_mapping(config))
+    told = _portable(config, data_dir)
+    asked = content_hash(to_mapping(told))
     if (directory / "build.json").is_file():
         return _finished(directory, asked)
     work = directory / "work"
+    with stages.session(engine) as session:  # one pool for all stages
+        normalised, dropped, surviving, written = _stages(config, work, data_dir, session, progress)
+    record = _record(told, asked, normalised, dropped, surviving)
+    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+
+
+def _stages(
+    config: BuildConfig, work: Path, data_dir: Path | None, engine: Any, progress: Progress | None
+) -> tuple[list[list[stages.Done]], dict[str, Dropped], list[stages.Done], list[stages.Done]]:
+    """All stages: what is done of normalise (a list a source), what is dropped, survivors, rows."""
     stage = functools.partial(_stage, work, engine, progress)
     normalised = [
         stage(f"normalise-{s.called}", normalise_tasks(config, s, data_dir)) for s in config.sources
@@ -81,28 +95,92 @@ def build(
     parts = parts_of([done for tasks in normalised for done in tasks])
     if not sum(part.items for part in parts):
         raise DataError(f"none of the records is a usable comparison; reasons: {_first_refusals(normalised)}")
-    dropped = {"exact": exact.run(
-        work, parts, engine=engine, conflicts=config.conflicts, progress=_named(progress, "exact")
-    )}  # fmt: skip
+    dropped = _drop(config, work, parts, data_dir, engine, progress)
     groups = grouped(parts, ITEMS_A_TASK)
     surviving = stage("survivors", survivor_tasks(groups, list(dropped.values())))
-    written = stage("rows", row_tasks(config, groups, surviving))
-    record = _record(config, asked, normalised, dropped, surviving)
-    return _commit(directory, config, normalised, written, record, keep_work=keep_work)
+    return normalised, dropped, surviving, stage("rows", row_tasks(config, groups, surviving))
+
+
+def _portable(config: BuildConfig, data_dir: Path | None) -> BuildConfig:
+    """The config with names in the place of local paths: where inputs lie says nothing about what they are."""
+
+    def name(path: str) -> str:
+        place = Path(_place(path, data_dir))
+        return place.resolve().name if path and place.exists() else path
+
+    sets = []
+    for entry in config.decontaminate.sets:
+        called, _, where = entry.partition("=")
+        before, colon, path = where.partition(":")
+        sets.append(f"{called}={before}:{name(path)}" if colon else f"{called}={name(where)}")
+    return dataclasses.replace(
+        config,
+        sources=tuple(dataclasses.replace(s, path=name(s.path), name=s.called) for s in config.sources),
+        decontaminate=dataclasses.replace(config.decontaminate, sets=tuple(sets)),
+    )
 
 
 def _stage(
     work: Path, engine: Any, progress: Progress | None, name: str, tasks: Sequence[stages.Task]
 ) -> list[stages.Done]:
-    def report(done: int) -> None:
+    def report(done: int, of: int) -> None:
         if progress:
-            progress(name, done, len(tasks))
+            progress(name, done, of)
 
     return stages.run(work, name, tasks, engine=engine, progress=report)
 
 
-def _named(progress: Progress | None, name: str) -> Callable[[int], None] | None:
-    return (lambda done: progress(name, done, 0)) if progress else None
+def _drop(
+    config: BuildConfig,
+    work: Path,
+    parts: Sequence[Part],
+    data_dir: Path | None,
+    engine: Any,
+    progress: Progress | None,
+) -> dict[str, Dropped]:
+    """What the stages between `normalise` and `rows` leave out, by stage."""
+
+    def of(name: str) -> Any:
+        def report(done: int) -> None:
+            if progress:
+                progress(name, done, 0)
+
+        return {"engine": engine, "progress": report}
+
+    dropped = {"exact": exact.run(work, parts, conflicts=config.conflicts, **of("exact"))}
+    if config.near.threshold:
+        dropped["near"] = near.run(
+            work,
+            parts,
+            dropped=list(dropped.values()),
+            threshold=config.near.threshold,
+            on=config.near.on,
+            **of("near"),
+        )
+    if config.decontaminate.sets:
+        sets = [_evaluation_set(entry, work, data_dir) for entry in config.decontaminate.sets]
+        dropped["decontaminate"] = decontaminate.run(
+            work,
+            parts,
+            sets,
+            dropped=list(dropped.values()),
+            words=config.decontaminate.words,
+            **of("decontaminate"),
+        )
+    return dropped
+
+
+def _evaluation_set(entry: str, work: Path, data_dir: Path | None) -> decontaminate.EvaluationSet:
+    """ "name=path" or "name=adapter:path"."""
+    name, _, where = entry.partition("=")
+    before, colon, path = where.partition(":")
+    if not colon or before not in registry():
+        return decontaminate.evaluation_set(name, Path(_place(where, data_dir)))
+    located = locate(adapter(before), _place(path, data_dir))
+    items = (one for unit in located.units() for one in read(located.adapter, unit))
+    target = work / "evaluation" / f"{name}.jsonl"
+    decontaminate.write_texts(target, (one.comparison for one in items if isinstance(one, Judged)))
+    return decontaminate.evaluation_set(name, target)
 
 
 def _finished(directory: Path, asked: str) -> Built:
@@ -205,31 +283,33 @@ def _record(
     for source, tasks in zip(config.sources, normalised, strict=True):
         counts = [done.counts for done in tasks]
         items = sum(c["items"] for c in counts)
-        refused = normalise.total(c["refused"] for c in counts)
         fate = dict(sorted(fates.get(source.called, {}).items()))
-        read, used = sum(c["read"] for c in counts), sum(c["used"] for c in counts)
-        if sum(fate.values()) != items or read != used + sum(refused.values()):
-            raise DataError(f"source {source.called!r}: counts do not add up ({counts}, {fate})")
+        if sum(fate.values()) != items:
+            raise DataError(f"source {source.called!r}: {items} items, and fates of {fate}")
+        known = adapter(source.adapter)
         sources.append(
             {
                 "name": source.called,
-                **counts[0]["about"],
+                **{key: getattr(known, key) for key in ("title", "url", "licence", "notes")},
                 "files": [c["file"] for c in counts if c["file"]],
-                "read": read,
-                "refused": refused,
-                "unpaired": sum(c["unpaired"] for c in counts),
+                "comparisons": sum(c["comparisons"] for c in counts),
+                "refused": normalise.total(c["refused"] for c in counts),
+                "unpaired": normalise.total(c["unpaired"] for c in counts),
                 "items": items,
                 "kept": fate.pop("kept", 0),
                 "dropped": fate,
             }
         )
-    packages = ("rewardscale", "array_record", "polars", "orjson", "xxhash")
+    packages = ("array_record", "polars", "orjson")
     return {
         "asked": asked,
         "config": to_mapping(config),
         "sources": sources,
         "stages": {name: dict(one.counts) for name, one in dropped.items()},
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {
+            "rewardscale": __version__,
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
     }
 
 
@@ -259,6 +339,7 @@ def _commit(
                     file.write(orjson.dumps(refused, option=orjson.OPT_APPEND_NEWLINE))
     record = record | {"comparisons": len(corpus), "fingerprint": corpus.fingerprint}
     atomic.write_json(directory / "build.json", record)
+    record = json.loads((directory / "build.json").read_text())
     if not keep_work:
         shutil.rmtree(directory / "work")
     return Built(directory, corpus, record)
@@ -301,5 +382,42 @@ def _first_refusals(normalised: Sequence[Sequence[stages.Done]]) -> str:
 
 
 def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | None) -> list[stages.Task]:
-    """A task a unit of the source's files."""
-    raise NotImplementedError
+    """A task a unit of the source's files. Raises ConfigError, DataError if it cannot be had."""
+    known = adapter(source.adapter)
+    if known.evaluation_only and not source.evaluation:
+        raise ConfigError(
+            f"{source.adapter} is made to evaluate reward models with; set `evaluation` of the source to train on it, "
+            "or name it in decontaminate.sets"
+        )
+    located = locate(known, _place(source.path, data_dir), revision=source.revision or None)
+    units = located.units() if not source.limit else list(located.files[:1])
+    units = [u for u in units if not (source.split and u.split and u.split != source.split)]
+    if not units:
+        raise DataError(f"{source.called}: {located.root} holds no file of split {source.split!r}")
+    return [
+        stages.Task(
+            f"unit-{number:05d}",
+            "rewardscale.data.build.normalise:unit",
+            {
+                "source": dataclasses.asdict(source) | {"path": "."},  # where it lies decides nothing
+                "part": {f.name: getattr(unit, f.name) for f in dataclasses.fields(unit) if f.name != "root"},
+                "seed": config.seed,
+                "most_bytes": config.most_bytes,
+            },
+            (_stamp(unit.path),),
+            {"root": str(Path(unit.root).absolute())},
+        )
+        for number, unit in enumerate(units)
+    ]
+
+
+def _place(path: str, data_dir: Path | None) -> str:
+    if data_dir and path and (data_dir / path).exists():
+        return str(data_dir / path)
+    return path
+
+
+def _stamp(path: Path) -> str:
+    """Changes when the file does; contents are hashed by the task that reads them."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return content_hash([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
 
 from rewardscale import atomic
 from rewardscale.data import corpus as corpora
 from rewardscale.data.build import normalise
 from rewardscale.data.build.parts import Part, from_arguments, read_index
-from rewardscale.data.comparison import Comparison
 from rewardscale.data.verdict import VERDICT_SCHEMA
 
 ROWS_A_TASK = 10 * corpora.RECORDS_PER_SHARD
@@ -121,8 +121,8 @@ class _Chosen:
     def records(self) -> Iterator[bytes]:
         items = corpora.read_shard(normalise.items_path(self.part.folder, self.part.index), self.part.items)
         for item, group, split in zip(self.keep.tolist(), self._index["group"], self._splits, strict=True):
-            comparison = Comparison.from_bytes(items[item])
-            yield dataclasses.replace(comparison, group=group, split=split).to_bytes()
+            record = orjson.loads(items[item]) | {"group": group, "split": split}
+            yield orjson.dumps(record, option=orjson.OPT_SORT_KEYS)  # as Comparison.to_bytes writes it
 
     def manifest(self) -> pl.DataFrame:
         """Without row numbers."""

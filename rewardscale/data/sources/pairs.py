@@ -7,7 +7,6 @@ Nothing is left out in silence: what cannot be used is counted and listed with i
 
 import dataclasses
 import gzip
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import polars as pl
 from rewardscale.data.chat import ChatTokenizer
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.records import parse_item
+from rewardscale.data.sources.pairing import text_order
 
 _AT_ONCE = 1024
 
@@ -97,7 +97,7 @@ def _pair(record: Any, source: str, split: str) -> tuple[Comparison, int] | Data
         if chosen == rejected:
             raise DataError("chosen and rejected are the same text")
         prompt = tuple(_message(message) for message in messages)
-        first = _order(chosen) < _order(rejected)
+        first = text_order(chosen) < text_order(rejected)
         responses = (chosen, rejected) if first else (rejected, chosen)
         made = Comparison(prompt, responses, source=source, split=split)
         _ = made.id  # is the text valid Unicode?
@@ -110,10 +110,6 @@ def _message(message: Mapping[str, Any]) -> Message:
     if set(message) != {"role", "content"}:
         raise DataError(f"a message has keys {sorted(message)}; a corpus holds role and content alone")
     return Message(message["role"], message["content"])
-
-
-def _order(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def _refusal(file: Path | str, line: int, reason: DataError) -> dict[str, Any]:

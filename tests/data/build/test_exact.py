@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.config import ConfigError
+from rewardscale.config.build import CONFLICTS
 from rewardscale.data.build import exact
 from rewardscale.data.build.parts import DROP_SCHEMA, Part, kept, parts_of
 from rewardscale.data.comparison import Comparison, DataError, Message
-from rewardscale.stages import Done
+from rewardscale.stages import Done, StageError
 from tests.data.build import parts_small
 from tests.data.build.parts_small import pair
 
@@ -59,8 +60,8 @@ def twin(parts, conflicts) -> list[tuple]:
     return sorted(out)
 
 
-@settings(deadline=None, max_examples=25)
-@given(corpora, st.sampled_from(exact.CONFLICTS), st.integers(1, 5), st.integers(1, 12))
+@settings(deadline=None, max_examples=12)
+@given(corpora, st.sampled_from(CONFLICTS), st.integers(1, 5), st.integers(1, 12))
 def test_it_drops_what_the_slow_way_drops(parts, conflicts, buckets, at_once):
     with tempfile.TemporaryDirectory() as name:
         made = parts_small.write_parts(Path(name), [parts[:2], parts[2:]])
@@ -79,7 +80,7 @@ def test_it_drops_what_the_slow_way_drops(parts, conflicts, buckets, at_once):
     json.dumps(counts)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(corpora, st.randoms(use_true_random=False))
 def test_which_keys_stay_does_not_depend_on_the_order(parts, random):
     """Neither of parts nor of items; with the policy "first", a key always stays."""
@@ -140,7 +141,7 @@ def test_same_bytes_whatever_the_grouping_of_tasks_and_the_order_in_which_parts_
 def test_another_policy_scatters_nothing_again(made, tmp_path):
     done = []
     exact.run(tmp_path, made, buckets=2, progress=done.append)
-    assert done[-1] == len(done)
+    assert done == sorted(done) and done[-1] == len(list(tmp_path.glob("exact*/*/task.json"))) == 3
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("exact-scatter/*/task.json")}
     other = exact.run(tmp_path, made, buckets=2, conflicts="first")
     assert other.counts["dropped"] == 2 and other.counts["conflicts"] == 1
@@ -160,7 +161,7 @@ def test_labels_of_pairs_in_two_orders_are_an_error(tmp_path):
     comparison, sign = pair("p", "good", "bad")
     turned = Comparison(comparison.prompt, comparison.responses[::-1], source="s"), -sign
     made = parts_small.write_parts(tmp_path, [[[(comparison, sign), turned]]])
-    with pytest.raises(DataError, match=r"part 0, item 0.*part 0, item 1.*in one order"):
+    with pytest.raises(StageError, match=r"part 0, item 0.*part 0, item 1.*in one order"):
         exact.run(tmp_path / "work", made)
 
 
@@ -178,16 +179,16 @@ def test_bad_input_is_one_clear_error(made, tmp_path):
     path = made[0].folder / "index-00000.parquet"
     whole = path.read_bytes()
     pl.read_parquet(path).head(1).write_parquet(path)
-    with pytest.raises(DataError, match=r"index-00000\.parquet has 1 rows where 2 were written; remove"):
+    with pytest.raises(StageError, match=r"index-00000\.parquet has 1 rows where 2 were written; remove"):
         exact.run(tmp_path / "c", made)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"index-00000\.parquet cannot be read"):
+    with pytest.raises(StageError, match=r"index-00000\.parquet cannot be read"):
         exact.run(tmp_path / "d", made)
     pl.read_parquet(whole).with_columns(key=pl.lit(b"short")).write_parquet(path)
-    with pytest.raises(DataError, match=r"part 0 .*keys of 16 bytes"):
+    with pytest.raises(StageError, match=r"part 0 .*keys of 16 bytes"):
         exact.run(tmp_path / "e", made)
     path.unlink()
-    with pytest.raises(DataError, match=r"index-00000\.parquet cannot be read"):
+    with pytest.raises(StageError, match=r"index-00000\.parquet cannot be read"):
         exact.run(tmp_path / "f", made)
 
 
@@ -198,3 +199,13 @@ def test_parts_are_numbered_over_all_tasks(tmp_path):
         Part(1, tmp_path / "a", 1, 2, "h"),
         Part(2, tmp_path / "b", 0, 1, "i"),
     ]
+
+
+def test_keys_that_begin_alike_are_two(tmp_path):
+    made = parts_small.write_parts(
+        tmp_path, [[[pair("p", "a", "b"), pair("q", "a", "b"), pair("r", "a", "b")]]]
+    )
+    path = made[0].folder / "index-00000.parquet"
+    keys = pl.Series("key", [bytes(16), bytes(15) + b"1", bytes(16)])
+    pl.read_parquet(path).with_columns(keys, id=pl.lit("0" * 32)).write_parquet(path)
+    assert drops_of(exact.run(tmp_path / "work", made))["item"].to_list() in ([2], [0, 2])
