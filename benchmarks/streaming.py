@@ -88,7 +88,8 @@ def tfds(folder: Path, view: tokenised.TokenisedView, seconds: float) -> dict[st
     described = features.FeaturesDict(
         {name: features.Tensor(shape=(None,), dtype=np.int64) for name in names}
     )
-    serializer = example_serializer.ExampleSerializer(described.get_serialized_info())
+    specs: Any = described.get_serialized_info()
+    serializer = example_serializer.ExampleSerializer(specs)
     where = folder / "tfds"
     where.mkdir()
     flat, starts = tokenised.TokenStore(view).gather(np.arange(len(view)))

@@ -6,6 +6,7 @@ Runs in an environment of its own that has the library, numpy and nothing of our
 lengths.npy [rows, 3]. Prints one JSON line.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -67,7 +68,7 @@ def parts(folder: Path) -> Iterable[list[np.ndarray]]:
 
 
 def hugging_face(folder: Path, seconds: float) -> dict[str, Any]:
-    import datasets
+    datasets: Any = importlib.import_module("datasets")  # of the other environment
 
     datasets.disable_progress_bars()
     where = folder / "hf"
@@ -89,7 +90,7 @@ def hugging_face(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def mosaic(folder: Path, seconds: float) -> dict[str, Any]:
-    import streaming
+    streaming: Any = importlib.import_module("streaming")
 
     where = folder / "mosaic"
     if not where.exists():
