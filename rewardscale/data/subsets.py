@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardscale.data import arrays
+from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
 from rewardscale.data.strata import Strata, turns
 from rewardscale.data.verdict import Level
@@ -171,15 +171,15 @@ def write_subset(directory: Path, subset: Subset, *, about: Mapping[str, Any] | 
     return final
 
 
-def open_subset(directory: Path, *, deep: bool | None = None) -> Subset:
-    """Opens what `write_subset` wrote; large arrays are mapped and not read.
+def open_subset(directory: Path | str, *, deep: bool | None = None) -> Subset:
+    """Opens what `write_subset` wrote, here or at a url; large arrays are mapped and not read.
 
     Args:
       deep: also check all files' hashes, by default when they are under 256 MiB together.
 
     Raises DataError naming the file and the mend.
     """
-    directory = Path(directory)
+    directory = remote.local(directory)
     found = arrays.open_folder(directory, _RECORD, deep=deep)
     try:
         values = {name: found.arrays[name] for name in _ARRAYS}

@@ -20,7 +20,7 @@ import numpy as np
 from grain.sources import ArrayRecordDataSource
 
 from rewardscale import atomic
-from rewardscale.data import arrays
+from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Shards, iterate_records
 
@@ -116,15 +116,19 @@ def check_token_shards(
 ) -> Shards:
     """Checks shards against their description; returns them.
 
-    Sizes are always checked, contents (SHA-256) if `deep`, by default when the whole is under 256 MiB.
+    Sizes are always checked, contents (SHA-256) if `deep`, by default when the whole is under 256 MiB. Of a copy of
+    remote files (`remote`) those that are there are checked, the others when they are fetched.
     Raises DataError naming the shard and the mend, KeyError if `described` is no such description.
     """
     mend = f"delete {directory} and build it again"
     if deep is None:
         deep = sum(shard["bytes"] for shard in described) <= arrays.VERIFY_LIMIT_BYTES
-    paths = []
+    paths, copied = [], remote.is_copy(directory)
     for shard in described:
         path = directory / shard["name"]
+        paths.append(path)
+        if copied and not path.exists():
+            continue
         if not path.is_file():
             raise DataError(f"{path} is missing; {mend}")
         if path.stat().st_size != shard["bytes"]:
@@ -134,15 +138,22 @@ def check_token_shards(
             )
         if deep and atomic.sha256(path) != shard["sha256"]:
             raise DataError(f"{path} does not match its SHA-256: corrupt; {mend}")
-        paths.append(path)
     return Shards(tuple(paths), tuple(int(shard["records"]) for shard in described))
 
 
 class FlatTokens:
     """Rows of token shards. Shards are mapped when they are first read; `in_memory` reads them all at once."""
 
-    def __init__(self, shards: Shards, starts: np.ndarray, sums: np.ndarray, *, in_memory: bool):
-        self._shards, self._starts, self._sums = shards, starts, sums
+    def __init__(
+        self,
+        shards: Shards,
+        starts: np.ndarray,
+        sums: np.ndarray,
+        *,
+        described: Sequence[Mapping[str, Any]],
+        in_memory: bool,
+    ):
+        self._shards, self._starts, self._sums, self._described = shards, starts, sums, described
         self._first = starts[
             np.concatenate([[0], np.cumsum(shards.counts)])
         ]  # token that each shard begins with
@@ -170,7 +181,7 @@ class FlatTokens:
 
     def _shard(self, number: int) -> np.ndarray:
         if number not in self._open:
-            path = self._shards.paths[number]
+            path = remote.fetch(self._shards.paths[number], self._described[number])
             if self._in_memory:
                 self._open[number] = np.fromfile(path, TOKEN)
             else:

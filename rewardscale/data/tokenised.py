@@ -25,7 +25,7 @@ import polars as pl
 from tokenizers import Tokenizer
 
 from rewardscale import atomic, stages
-from rewardscale.data import arrays
+from rewardscale.data import arrays, remote
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.corpus import Corpus, Shards, check_shards, read_shard
@@ -68,6 +68,7 @@ class TokenisedView:
       index: arrays that say where in flat shards the rows lie (`starts`, `sums`); none in older views.
       tokens: in all shards.
       vocab_size: number of ids that the tokenizer can produce.
+      described: of each shard, its size and SHA-256.
     """
 
     directory: Path
@@ -77,6 +78,7 @@ class TokenisedView:
     index: Mapping[str, np.ndarray]
     tokens: int
     vocab_size: int
+    described: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -157,9 +159,12 @@ def open_chat_tokenizer(view: TokenisedView) -> ChatTokenizer:
     return chat
 
 
-def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
-    """Opens a view and checks it against its commit record. Raises DataError naming the file and the mend."""
-    directory = Path(directory)
+def open_view(directory: Path | str, *, deep: bool | None = None) -> TokenisedView:
+    """Opens a view and checks it against its commit record; a url is copied first (`remote.local`), shards when read.
+
+    Raises DataError naming the file and the mend.
+    """
+    directory = remote.local(directory)
     path = directory / "view.json"
     mend = f"delete {directory} and build it again"
     try:
@@ -177,7 +182,14 @@ def open_view(directory: Path, *, deep: bool | None = None) -> TokenisedView:
                 raise DataError(f"{directory}: {name}.npy is not of {len(shards)} rows; {mend}")
         lengths = found.pop("lengths")
         return TokenisedView(
-            directory, record["key"], shards, lengths, found, record["tokens"], record["vocab_size"]
+            directory,
+            record["key"],
+            shards,
+            lengths,
+            found,
+            record["tokens"],
+            record["vocab_size"],
+            record["shards"],
         )
     except DataError:
         raise
@@ -337,7 +349,9 @@ class TokenStore:
         with self._mend():
             if view.index:
                 starts, sums = view.index["starts"], view.index["sums"]
-                self._tokens = FlatTokens(view.shards, starts, sums, in_memory=in_memory)
+                self._tokens = FlatTokens(
+                    view.shards, starts, sums, described=view.described, in_memory=in_memory
+                )
             else:
                 self._tokens = RecordTokens(view.shards, view.lengths, in_memory=in_memory)
 

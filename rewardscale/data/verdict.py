@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale import atomic
-from rewardscale.data import arrays
+from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
 
 VERDICT_SCHEMA = pl.Schema(
@@ -201,15 +201,15 @@ def write_level(directory: Path, level: Level) -> Path:
     return final
 
 
-def read_level(directory: Path, *, deep: bool | None = None) -> Level:
-    """Reads a level folder; large arrays are mapped and not read.
+def read_level(directory: Path | str, *, deep: bool | None = None) -> Level:
+    """Reads a level folder, here or at a url; large arrays are mapped and not read.
 
     Args:
       deep: also check the arrays against the level's fingerprint, by default when they are under 256 MiB together.
 
     Raises DataError if it is absent, incomplete or does not match its fingerprint.
     """
-    path = Path(directory) / "level.json"
+    path = remote.local(directory) / "level.json"
     try:
         record = json.loads(path.read_text())
         values = {field: arrays.load(path.parent / f"{field}.npy") for field in record["arrays"]}
