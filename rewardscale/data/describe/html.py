@@ -143,7 +143,8 @@ a { color: var(--link); }
 .warn { color: var(--orange); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tiles div { background: var(--tint); border-radius: 8px; padding: .6rem .8rem; }
-.tiles b { display: block; font-size: 1.2rem; white-space: nowrap; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.tiles b { display: block; font-size: 1.2rem; line-height: 1.2; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .tiles span { font-size: .82rem; color: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem 2rem; }
 figure { margin: .8rem 0; max-width: 30rem; }
