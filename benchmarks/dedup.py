@@ -8,6 +8,7 @@ a process of its own, which reads an index of so many keys (Linux).
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def _words_by_dictionary(texts: Sequence[str]) -> np.ndarray:
 
 def _rensa(texts: Sequence[str], sets_of: shingles.Runs) -> list[tuple[str, float]]:
     try:
-        from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+        RMinHash: Any = importlib.import_module("rensa").RMinHash
     except ImportError:
         return [("rensa: not installed", float("nan"))]
     strings = [[" ".join(gram) for gram in ngrams(text, 5)] for text in texts]
