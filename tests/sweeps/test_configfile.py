@@ -3,6 +3,7 @@
 import pytest
 
 from rewardscale.config import ConfigError, Grid, SweepConfig, TrainConfig, to_mapping
+from rewardscale.config.build import BuildConfig
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.configfile import from_mapping
 
@@ -20,7 +21,17 @@ def test_every_config_of_one_training_loads_and_says_how_to_run_it(spec):
     assert "python -m rewardscale.train" in docstring
 
 
-@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - set(TRAININGS)))
+BUILDS = ["build.py", "build.py:local", "build.py:bare"]  # of rewardscale.build
+
+
+@pytest.mark.parametrize("spec", BUILDS)
+def test_every_config_of_a_corpus_loads_and_says_how_to_run_it(spec):
+    config, docstring = configfile.load(spec, kind=BuildConfig)
+    assert bool(config.sources) == (spec != "build.py:bare")
+    assert "python -m rewardscale.build" in docstring
+
+
+@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - {*TRAININGS, *BUILDS}))
 def test_every_config_loads_and_says_how_to_run_it(spec):
     config, docstring = configfile.load(spec)
     assert config.sweep.models and config.sweep.pairs and config.sweep.levels
