@@ -159,19 +159,24 @@ def check_shards(
     paths = []
     for shard in described:
         path = directory / shard["name"]
-        if not path.is_file():
-            raise DataError(f"{path} is missing; {mend}")
-        if path.stat().st_size != shard["bytes"]:
-            raise DataError(
-                f"{path} has {path.stat().st_size} bytes where {shard['bytes']} were written: "
-                f"truncated or overwritten; {mend}"
-            )
-        if deep and atomic.sha256(path) != shard["sha256"]:
-            raise DataError(f"{path} does not match its SHA-256: corrupt; {mend}")
+        check_shard(path, shard, deep=deep, mend=mend)
         if deep and (count := _count_records(path)) != shard["records"]:
             raise DataError(f"{path} holds {count} records, its description says {shard['records']}; {mend}")
         paths.append(path)
     return Shards(tuple(paths), tuple(int(s["records"]) for s in described))
+
+
+def check_shard(path: Path, described: Mapping[str, Any], *, deep: bool, mend: str) -> None:
+    """Raises DataError, with the mend, unless the file has the size and, if `deep`, the SHA-256 of its description."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {mend}")
+    if path.stat().st_size != described["bytes"]:
+        raise DataError(
+            f"{path} has {path.stat().st_size} bytes where {described['bytes']} were written: "
+            f"truncated or overwritten; {mend}"
+        )
+    if deep and atomic.sha256(path) != described["sha256"]:
+        raise DataError(f"{path} does not match its SHA-256: corrupt; {mend}")
 
 
 def _count_records(path: Path) -> int:

@@ -22,7 +22,7 @@ from grain.sources import ArrayRecordDataSource
 from rewardscale import atomic
 from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
-from rewardscale.data.corpus import Shards, iterate_records
+from rewardscale.data.corpus import Shards, check_shard, iterate_records
 
 TOKEN = np.dtype("<u4")
 ROWS_PER_SHARD = 2**20
@@ -127,17 +127,8 @@ def check_token_shards(
     for shard in described:
         path = directory / shard["name"]
         paths.append(path)
-        if copied and not path.exists():
-            continue
-        if not path.is_file():
-            raise DataError(f"{path} is missing; {mend}")
-        if path.stat().st_size != shard["bytes"]:
-            raise DataError(
-                f"{path} has {path.stat().st_size} bytes where {shard['bytes']} were written: "
-                f"truncated or overwritten; {mend}"
-            )
-        if deep and atomic.sha256(path) != shard["sha256"]:
-            raise DataError(f"{path} does not match its SHA-256: corrupt; {mend}")
+        if not copied or path.exists():
+            check_shard(path, shard, deep=deep, mend=mend)
     return Shards(tuple(paths), tuple(int(shard["records"]) for shard in described))
 
 
