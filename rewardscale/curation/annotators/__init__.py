@@ -1,0 +1,1 @@
+"""Who judges: people, LLM judges, reward models, and simulated ones of each."""

@@ -1,0 +1,1 @@
+"""The ledger: the append-only store of all verdicts on a corpus."""
