@@ -32,10 +32,10 @@ from rewardscale.data.build import decontaminate, exact, near, normalise, write
 from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
+from rewardscale.data.levels import Level, write_level
 from rewardscale.data.sources.adapter import adapter, registry
 from rewardscale.data.sources.judged import Judged
 from rewardscale.data.sources.read import locate, read
-from rewardscale.data.verdict import Level, write_level
 
 Progress = Callable[[str, int, int], None]  # stage, tasks done, tasks in all
 ITEMS_A_TASK = 100_000

@@ -20,7 +20,8 @@ from rewardscale.config.build import BuildConfig, DecontaminateConfig, NearConfi
 from rewardscale.data.build.run import Built, build
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import open_corpus
-from rewardscale.data.verdict import Ledger, read_level
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import read_level
 from tests.conftest import REPO
 
 WORDS = [f"word{i}" for i in range(400)]
