@@ -118,3 +118,16 @@ VERDICT_COLUMNS = pl.Schema(
 )
 # What every record says; a table may leave the others out, and they take the defaults of Verdict.
 CORE_COLUMNS = pl.Schema(dict(list(VERDICT_COLUMNS.items())[:8]))
+ATTRIBUTE_COLUMNS = pl.Schema(
+    {
+        "row": pl.UInt32,
+        "comparison": pl.String,
+        "category": pl.String,
+        "objectivity": pl.String,
+        "controversiality": pl.String,
+        "desired": pl.String,
+        "guideline": pl.String,
+        "author": pl.String,
+        "time": pl.Datetime("us", "UTC"),  # null where a log holds them: what is simulated has no time
+    }
+)
