@@ -27,6 +27,7 @@ import polars as pl
 from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
 from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.data import arrays
 from rewardscale.data import corpus as corpora
 from rewardscale.data.build import decontaminate, exact, near, normalise, write
 from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
@@ -330,7 +331,7 @@ def _commit(
         with atomic.new_directory(ledger) as folder:
             for number, done in enumerate(written):
                 corpora.link(done.folder / "ledger.parquet", folder / f"part-{number:06d}.parquet")
-    write_level(directory / "levels", raw_level(corpus))
+    write_level(directory / "levels", raw_level(corpus, directory / "work"))
     with atomic.new_file(directory / "quarantine.jsonl") as file:
         for source, tasks in zip(config.sources, normalised, strict=True):
             for done in tasks:
@@ -358,13 +359,21 @@ def _corpus(directory: Path, written: Sequence[stages.Done], about: Mapping[str,
     return corpora.join_corpus(directory, parts, about=about)
 
 
-def raw_level(corpus: Corpus) -> Level:
-    """The level of the sources' own labels: all pairs that have one."""
-    labelled = corpus.scan_manifest().select("row", "preferred").filter(pl.col("preferred") != 0).collect()
+def raw_level(corpus: Corpus, scratch: Path) -> Level:
+    """The level of the sources' own labels: all pairs that have one. Its arrays lie in `scratch`, mapped."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    rows = arrays.create(scratch / "raw-rows.npy", np.uint32, len(corpus))
+    orientation = arrays.create(scratch / "raw-orientation.npy", np.int8, len(corpus))
+    labels, n = corpus.scan_manifest().select("row", "preferred"), 0
+    for piece in arrays.pieces(len(corpus)):
+        some = labels.slice(piece.start, piece.stop - piece.start).collect()
+        some = some.filter(pl.col("preferred") != 0)
+        rows[n : n + len(some)], orientation[n : n + len(some)] = some["row"], some["preferred"]
+        n += len(some)
     return Level(
         name="raw",
-        rows=labelled["row"].to_numpy().astype(np.uint32),
-        orientation=labelled["preferred"].to_numpy().astype(np.int8),
+        rows=rows[:n],
+        orientation=orientation[:n],
         about={"labels": "the sources' own", "corpus": corpus.fingerprint},
     )
 
