@@ -31,9 +31,10 @@ import polars as pl
 
 from rewardscale import atomic
 from rewardscale.data import corpus as corpora
-from rewardscale.data import pipeline, subsets, templates, token_shards, tokenised, verdict
+from rewardscale.data import pipeline, subsets, templates, token_shards, tokenised
 from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.explain import explain, explain_text
+from rewardscale.data.levels import Level, read_level, write_level
 from rewardscale.data.strata import strata_of
 
 ROWS_A_PART = 100_000
@@ -171,23 +172,23 @@ def step_levels(folder: Path, pairs: int) -> dict[str, Any]:
         np.arange(pairs, dtype=np.uint32),
         random.integers(0, 2, pairs, np.int8) * np.int8(2) - np.int8(1),
     )
-    verdict.write_level(folder / "levels", verdict.Level("raw", rows, sign))
+    write_level(folder / "levels", Level("raw", rows, sign))
     keep = random.random(pairs, np.float32) < 0.6
     weight, target = (random.random(int(keep.sum()), np.float32) for _ in range(2))
-    level = verdict.Level("filtered", rows[keep], sign[keep], weight=weight, target=target)
-    verdict.write_level(folder / "levels", level)
+    level = Level("filtered", rows[keep], sign[keep], weight=weight, target=target)
+    write_level(folder / "levels", level)
     return {"disk": disk(folder / "levels")}
 
 
 def step_read_levels(folder: Path, pairs: int) -> dict[str, Any]:
-    return {"pairs": [len(verdict.read_level(folder / "levels" / name).rows) for name in ("raw", "filtered")]}
+    return {"pairs": [len(read_level(folder / "levels" / name).rows) for name in ("raw", "filtered")]}
 
 
 def select(folder: Path, name: str, level: str, pairs: int, pool: int, strata: Any = None) -> dict[str, Any]:
     rows = np.arange(pool, dtype=np.uint32)
     started = time.perf_counter()
     chosen = subsets.subset(
-        verdict.read_level(folder / "levels" / level), pairs, pool=rows, seed=0, draw=0, strata=strata
+        read_level(folder / "levels" / level), pairs, pool=rows, seed=0, draw=0, strata=strata
     )
     seconds = time.perf_counter() - started
     path = subsets.write_subset(folder / "subsets", chosen)
@@ -221,7 +222,7 @@ def step_subset_mixture(folder: Path, pairs: int) -> dict[str, Any]:
 
 def step_explain(folder: Path, pairs: int) -> dict[str, Any]:
     corpus = corpora.open_corpus(folder / "corpus")
-    levels = [verdict.read_level(folder / "levels" / name) for name in ("raw", "filtered")]
+    levels = [read_level(folder / "levels" / name) for name in ("raw", "filtered")]
     print(explain_text(explain(subsets.open_subset((folder / "subset-mixture").resolve()), corpus, levels)))
     return {}
 

@@ -114,8 +114,8 @@ def _explain(options: argparse.Namespace) -> int:
 
     from rewardscale.data.corpus import open_corpus
     from rewardscale.data.explain import explain, explain_text
+    from rewardscale.data.levels import level_names, read_level
     from rewardscale.data.subsets import subset
-    from rewardscale.data.verdict import level_names, read_level
 
     corpus, levels = open_corpus(options.corpus / "corpus"), options.corpus / "levels"
     if options.level not in level_names(levels):

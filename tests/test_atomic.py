@@ -110,7 +110,8 @@ from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.templates import word_tokenizer
 from rewardscale.data.tokenised import build_view
-from rewardscale.data.verdict import Ledger, Level, write_level
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import Level, write_level
 
 noise = np.random.default_rng(0)
 rows = np.arange(20_000, dtype=np.uint32)

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from rewardscale.config import ConfigError
-from rewardscale.data.verdict import Level
+from rewardscale.data.levels import Level
 
 FLIP = "+flip"
 _FLIPS = 0xF11B

@@ -18,7 +18,9 @@ from rewardscale.config import PlantedConfig, to_mapping
 from rewardscale.data import planted
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus, write_corpus
-from rewardscale.data.verdict import KINDS, Ledger, Level, write_level
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.ledger.schema import KINDS
+from rewardscale.data.levels import Level, write_level
 
 SOURCE, CURATOR, GOLD = "source", "simulated-independent-curator", "simulated-gold"
 _RANDOM_MATCHED = 11

@@ -18,7 +18,7 @@ import numpy as np
 
 from rewardscale.config import LinearConfig
 from rewardscale.curation.flips import parse_flips
-from rewardscale.data.verdict import Level
+from rewardscale.data.levels import Level
 
 COST_UNIT = "raw labels"
 _LABELS = 0x11FEA2

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale.data.comparison import DataError
-from rewardscale.data.verdict import Level
+from rewardscale.data.levels import Level
 
 LEVELS = ("one_vote", "majority_3", "majority_5", "competence_weighted", "strict", "one_vote_on_strict")
 COST_UNIT = "votes"
@@ -66,7 +66,7 @@ def vote_levels(
 
     Args:
       manifest: a row a comparison, with `row`, `id`, `gold` (int8, null or 0: no label) and `in_strict`.
-      verdicts: VERDICT_SCHEMA; those of kind "person" are used, one a (row, round).
+      verdicts: VERDICT_COLUMNS; those of kind "person" that could say are used, one a (row, round).
       draw: which votes are seen first. A row's order depends on (seed, draw), its number and its votes'
         rounds alone, so it is the same for all levels and whatever other rows there are.
       seed: the experiment's seed.
@@ -138,7 +138,7 @@ def _allowed(rows: Sequence[int] | np.ndarray | None, total: int) -> np.ndarray:
 
 
 def _ballots(manifest: pl.DataFrame, verdicts: pl.DataFrame, draw: int, seed: int) -> _Ballots:
-    votes = verdicts.filter(pl.col("kind") == "person")
+    votes = verdicts.filter((pl.col("kind") == "person") & pl.col("preferred").is_not_null())
     row, turn = votes["row"].to_numpy().astype(np.int64), votes["round"].to_numpy().astype(np.int64)
     if row.size and row.max() >= len(manifest):
         raise DataError(f"the ledger judges row {row.max()} of {len(manifest)}: it belongs to another corpus")

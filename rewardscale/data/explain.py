@@ -7,8 +7,8 @@ import polars as pl
 
 from rewardscale.data import arrays
 from rewardscale.data.corpus import Corpus
+from rewardscale.data.levels import Level
 from rewardscale.data.subsets import Subset
-from rewardscale.data.verdict import Level
 
 
 def explain(subset: Subset, corpus: Corpus, levels: Sequence[Level] = ()) -> pl.DataFrame:

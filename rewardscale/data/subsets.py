@@ -17,8 +17,8 @@ import numpy as np
 
 from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
+from rewardscale.data.levels import Level
 from rewardscale.data.strata import Strata, turns
-from rewardscale.data.verdict import Level
 
 _PERMUTATION, _EPOCH = 0x5EED, 0xE90C  # keep the two uses of one seed apart
 _RECORD = "subset.json"

@@ -24,10 +24,10 @@ from rewardscale.data import pipeline
 from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus, write_corpus
+from rewardscale.data.levels import Level, read_level, write_level
 from rewardscale.data.sources.pairs import located, read_pairs
 from rewardscale.data.subsets import subset
 from rewardscale.data.tokenised import TokenisedView, build_view
-from rewardscale.data.verdict import Level, read_level, write_level
 from rewardscale.evaluation import scorer, statistics
 from rewardscale.models import hf, hf_config, presets, reward
 from rewardscale.training import loop

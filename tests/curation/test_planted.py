@@ -14,7 +14,8 @@ import pytest
 from rewardscale.config import PlantedConfig, WorldConfig
 from rewardscale.curation import planted
 from rewardscale.data.comparison import DataError
-from rewardscale.data.verdict import Ledger, level_names, read_level
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import level_names, read_level
 
 REPO = Path(__file__).parents[2]
 ETA, A = 0.3, 0.9

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rewardscale.curation.votes import LEVELS, vote_levels
 from rewardscale.data.comparison import DataError
-from rewardscale.data.verdict import VERDICT_SCHEMA, Level
+from rewardscale.data.ledger.schema import CORE_COLUMNS
+from rewardscale.data.levels import Level
 
 Row = tuple[int | None, bool, list[tuple[int, float]]]  # gold, in_strict, votes (sign, competence)
 
@@ -42,7 +43,7 @@ def frames(rows: list[Row]) -> tuple[pl.DataFrame, pl.DataFrame]:
         for i, (_, _, votes) in enumerate(rows)
         for turn, (sign, competence) in enumerate(votes)
     ]
-    return manifest, pl.DataFrame(records, schema=VERDICT_SCHEMA, orient="row")
+    return manifest, pl.DataFrame(records, schema=CORE_COLUMNS, orient="row")
 
 
 def dense(level: Level, rows: int) -> np.ndarray:

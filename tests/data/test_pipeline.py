@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from rewardscale.data import pipeline
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.comparison import DataError
+from rewardscale.data.levels import Level
 from rewardscale.data.packing import make_plan
 from rewardscale.data.pipeline import Capacity, StepSource, blocks, capacity
 from rewardscale.data.subsets import subset, training_order
 from rewardscale.data.tokenised import TokenStore
-from rewardscale.data.verdict import Level
 
 ROW, BATCH, ROWS = 48, 8, 4
 

@@ -10,10 +10,10 @@ import pytest
 from rewardscale.data import pipeline, remote, token_shards
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
+from rewardscale.data.levels import Level, read_level, write_level
 from rewardscale.data.subsets import open_subset, subset, write_subset
 from rewardscale.data.templates import word_tokenizer
 from rewardscale.data.tokenised import TokenStore, build_view, open_view
-from rewardscale.data.verdict import Level, read_level, write_level
 
 WORDS = [f"w{i}" for i in range(50)]
 LEVEL = Level("raw", np.arange(80, dtype=np.uint32), np.ones(80, np.int8))

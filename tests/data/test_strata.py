@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
 from rewardscale.data.explain import explain, explain_text
+from rewardscale.data.levels import Level
 from rewardscale.data.strata import LARGEST_TOTAL, Strata, make_strata, strata_of, turns
 from rewardscale.data.subsets import permutation, subset
-from rewardscale.data.verdict import Level
 
 ROWS = 400
 NAMES = ("a", "b", "c")

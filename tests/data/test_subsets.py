@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewardscale.data.comparison import DataError
+from rewardscale.data.levels import Level
 from rewardscale.data.subsets import (
     available,
     epoch_order,
@@ -17,7 +18,6 @@ from rewardscale.data.subsets import (
     training_order,
     write_subset,
 )
-from rewardscale.data.verdict import Level
 
 ROWS = 60
 POOL = np.arange(3, ROWS, 2)  # not all rows, and not from 0
@@ -108,7 +108,7 @@ PINNED = ([5, 7, 0, 1, 6, 3, 2, 4], [0, 1, 2, 3, 0, 3, 2, 1, 3, 0])
 REMOTE = """
 import numpy as np
 from rewardscale.data.subsets import subset, training_order
-from rewardscale.data.verdict import Level
+from rewardscale.data.levels import Level
 level = Level("some", np.arange(500, dtype=np.uint32), np.where(np.arange(500) % 3, 1, -1).astype(np.int8))
 chosen = subset(level, 300, pool=np.arange(400), seed=7, draw=2)
 print(level.fingerprint, chosen.fingerprint, training_order(300, 900, seed=7, draw=2).tolist())

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rewardscale.data import pipeline, training_data
 from rewardscale.data.comparison import DataError
+from rewardscale.data.levels import Level
 from rewardscale.data.pipeline import StepSource, blocks, capacity
 from rewardscale.data.subsets import open_subset, subset, write_subset
-from rewardscale.data.verdict import Level
 
 BATCH, ROW, ROWS = 8, 48, 4
 

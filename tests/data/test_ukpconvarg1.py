@@ -11,8 +11,9 @@ import pytest
 
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.ledger.schema import VERDICT_COLUMNS
 from rewardscale.data.sources import ukpconvarg1
-from rewardscale.data.verdict import VERDICT_SCHEMA, Ledger
 
 TEXTS = {
     "tea-or-coffee_tea": {
@@ -150,7 +151,7 @@ def test_content(jsonl: Path) -> None:
 def test_verdicts(jsonl: Path) -> None:
     votes = ukpconvarg1.read(jsonl)
     verdicts = votes.verdicts
-    assert dict(verdicts.schema) == dict(VERDICT_SCHEMA)
+    assert dict(verdicts.schema) == dict(VERDICT_COLUMNS)
     assert verdicts["row"].to_list() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     assert verdicts["round"].to_list() == [0, 1, 2, 0, 1, 0, 1, 0, 1]
     assert verdicts["preferred"].to_list() == [-1, -1, 1, -1, 1, 0, -1, 1, 0]

@@ -23,12 +23,12 @@ from rewardscale import atomic
 from rewardscale.config.build import SourceConfig
 from rewardscale.data.comparison import Comparison
 from rewardscale.data.corpus import RECORDS_PER_SHARD, record_writer
+from rewardscale.data.ledger.schema import CORE_COLUMNS
 from rewardscale.data.sources import pairing
 from rewardscale.data.sources.adapter import adapter
 from rewardscale.data.sources.formats import Unit
 from rewardscale.data.sources.judged import Judged, Judgement, Refused
 from rewardscale.data.sources.read import Options, read
-from rewardscale.data.verdict import VERDICT_SCHEMA
 
 INDEX = pl.Schema(
     {
@@ -48,7 +48,7 @@ INDEX = pl.Schema(
     }
 )
 VERDICTS = pl.Schema(
-    {"item": pl.UInt32} | {k: v for k, v in VERDICT_SCHEMA.items() if k not in ("row", "comparison")}
+    {"item": pl.UInt32} | {k: v for k, v in CORE_COLUMNS.items() if k not in ("row", "comparison")}
 )
 ITEMS_OPTIONS = "group_size:64,zstd:1"  # read in order, a part at a time
 

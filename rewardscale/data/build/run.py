@@ -33,10 +33,10 @@ from rewardscale.data.build import decontaminate, exact, near, normalise, write
 from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
+from rewardscale.data.levels import Level, write_level
 from rewardscale.data.sources.adapter import adapter, registry
 from rewardscale.data.sources.judged import Judged
 from rewardscale.data.sources.read import locate, read
-from rewardscale.data.verdict import Level, write_level
 
 Progress = Callable[[str, int, int], None]  # stage, tasks done, tasks in all
 ITEMS_A_TASK = 100_000
@@ -77,7 +77,7 @@ def build(
     told = _portable(config, data_dir)
     asked = content_hash(to_mapping(told))
     if (directory / "build.json").is_file():
-        return _finished(directory, asked)
+        return _finished(directory, asked, config, data_dir)
     work = directory / "work"
     with stages.session(engine) as session:  # one pool for all stages
         normalised, dropped, surviving, written = _stages(config, work, data_dir, session, progress)
@@ -184,14 +184,38 @@ def _evaluation_set(entry: str, work: Path, data_dir: Path | None) -> decontamin
     return decontaminate.evaluation_set(name, target)
 
 
-def _finished(directory: Path, asked: str) -> Built:
-    record = json.loads((directory / "build.json").read_text())
+def _finished(directory: Path, asked: str, config: BuildConfig, data_dir: Path | None) -> Built:
+    path = directory / "build.json"
+    record = json.loads(path.read_text())
     if record["asked"] != asked:
         raise ConfigError(
             f"{directory} holds a corpus built from another config (its build.json says which); "
             "choose another --out, or delete it"
         )
+    for source, known in zip(config.sources, record["sources"], strict=True):
+        where = Path(_place(source.path, data_dir))
+        # A source that is no longer here, or was never (the hub's), says nothing.
+        if (
+            changed := source.path
+            and where.exists()
+            and _changed(where, known["files"], path.stat().st_mtime)
+        ):
+            raise ConfigError(
+                f"{directory} was built from another {changed} of source {known['name']!r}; choose another --out, "
+                "or delete it"
+            )
     return Built(directory, open_corpus(directory / "corpus"), record)
+
+
+def _changed(where: Path, files: Sequence[Mapping[str, Any]], built: float) -> str | None:
+    """The first file that is not what it was; contents are hashed only of those written to since `built`."""
+    for file in files:
+        path = where if where.is_file() else where / file["name"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return str(path)
+        if path.stat().st_mtime >= built and atomic.sha256(path) != file["sha256"]:
+            return str(path)
+    return None
 
 
 def survivor_tasks(groups: Sequence[Sequence[Part]], dropped: Sequence[Any]) -> list[stages.Task]:

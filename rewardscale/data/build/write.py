@@ -19,7 +19,7 @@ from rewardscale import atomic
 from rewardscale.data import corpus as corpora
 from rewardscale.data.build import normalise
 from rewardscale.data.build.parts import Part, from_arguments, read_index
-from rewardscale.data.verdict import VERDICT_SCHEMA
+from rewardscale.data.ledger.schema import CORE_COLUMNS
 
 ROWS_A_TASK = 10 * corpora.RECORDS_PER_SHARD
 SPLITS = ("train", "validation", "test")
@@ -134,7 +134,7 @@ class _Chosen:
         place = pl.DataFrame({"item": self.keep, "row": row, "comparison": self._index["id"]})
         table = pl.read_parquet(normalise.verdicts_path(self.part.folder, self.part.index))
         joined = table.join(place, on="item", how="inner", maintain_order="left")
-        return joined.select(VERDICT_SCHEMA.names())
+        return joined.select(CORE_COLUMNS.names())
 
 
 def _splits(index: pl.DataFrame, *, validation: float, test: float, seed: int, by_source: bool) -> pl.Series:

@@ -32,7 +32,7 @@ from rewardscale.data.describe.html import (
     text,
     tiles,
 )
-from rewardscale.data.verdict import level_names
+from rewardscale.data.levels import level_names
 
 MOST_ROWS = 15  # of a long table, before the rest is folded
 MOST_FOLDED = 500

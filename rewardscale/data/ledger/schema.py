@@ -2,11 +2,12 @@
 
 import dataclasses
 import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
 Kind = Literal["person", "llm_judge", "reward_model", "simulated", "source"]
+KINDS: tuple[str, ...] = get_args(Kind)
 Objectivity = Literal["objective", "subjective"]
 Controversiality = Literal["low", "medium", "high"]
 
@@ -115,3 +116,5 @@ VERDICT_COLUMNS = pl.Schema(
         "examples": pl.List(pl.String),
     }
 )
+# What every record says; a table may leave the others out, and they take the defaults of Verdict.
+CORE_COLUMNS = pl.Schema(dict(list(VERDICT_COLUMNS.items())[:8]))

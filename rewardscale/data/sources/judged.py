@@ -13,7 +13,7 @@ class Judgement:
 
     Attributes:
       annotator: who judged ("hh-rlhf crowdworkers", "worker-17", "gpt-4").
-      kind: one of verdict.KINDS.
+      kind: one of ledger.schema.KINDS.
       scores: one a response, larger is better, equal is a tie, nan where a response was not judged. A chosen and
         a rejected response score 1 and 0, a rank counts from the end, a correct answer scores 1 and a wrong one 0.
       confidence: in [0, 1], or None.

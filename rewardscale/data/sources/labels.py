@@ -13,7 +13,7 @@ NAN = math.nan
 
 @dataclasses.dataclass(frozen=True)
 class Annotator:
-    """Who judged. kind: one of verdict.KINDS. cost: of one judgement, in the adapter's cost unit."""
+    """Who judged. kind: one of ledger.schema.KINDS. cost: of one judgement, in the adapter's cost unit."""
 
     name: str
     kind: str

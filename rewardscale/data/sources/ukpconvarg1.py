@@ -27,8 +27,9 @@ from xml.parsers import expat
 import polars as pl
 
 from rewardscale.data.comparison import Comparison, DataError, Message
+from rewardscale.data.ledger.checks import complete
+from rewardscale.data.ledger.schema import CORE_COLUMNS
 from rewardscale.data.sources.formats import whole_records
-from rewardscale.data.verdict import VERDICT_SCHEMA
 
 SOURCE = "ukpconvarg1"
 ABOUT = {
@@ -54,7 +55,7 @@ class Votes:
         category: the topic; group: the debate's title; split "": a sweep splits by group.
       columns: manifest columns, each a Series [rows]: `title`, `topic`, `arg1`, `arg2` (argument ids),
         `gold` (int8: +1 first, -1 second, 0 equally convincing, null none), `in_strict` (bool).
-      verdicts: VERDICT_SCHEMA, ordered by row and round. `round` is the position of the vote in its pair
+      verdicts: VERDICT_COLUMNS, ordered by row and round. `round` is the position of the vote in its pair
         (the order in time), `confidence` the worker's competence, cost 1 vote. Workers are numbered
         in the order in which they first appear here.
     """
@@ -133,7 +134,7 @@ def _verdicts(pairs: list[_Pair], comparisons: list[Comparison]) -> pl.DataFrame
         for position, (worker, sign, competence) in enumerate(pair.votes):
             number = numbers.setdefault(worker, len(numbers))
             records.append((row, identity, f"worker-{number}", "person", position, sign, competence, 1.0))
-    return pl.DataFrame(records, schema=VERDICT_SCHEMA, orient="row")
+    return complete(pl.DataFrame(records, schema=CORE_COLUMNS, orient="row"))
 
 
 # --- where it lies -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from rewardscale.curation.flips import FLIP, parse_flips, with_flips
 from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
-from rewardscale.data.verdict import Level, level_names, read_level
+from rewardscale.data.levels import Level, level_names, read_level
 from rewardscale.sweeps.configfile import unknown_key
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)

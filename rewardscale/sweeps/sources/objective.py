@@ -9,8 +9,8 @@ from rewardscale.config import ConfigError, DataConfig
 from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
+from rewardscale.data.levels import Level
 from rewardscale.data.sources import mmlu_pro_responses
-from rewardscale.data.verdict import Level
 from rewardscale.sweeps.configfile import unknown_key
 from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Progress, evaluation, named
 

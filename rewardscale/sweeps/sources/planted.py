@@ -8,7 +8,7 @@ from rewardscale import atomic
 from rewardscale.config import DataConfig
 from rewardscale.curation import planted as planted_levels
 from rewardscale.data import planted, templates
-from rewardscale.data.verdict import Level, level_names
+from rewardscale.data.levels import Level, level_names
 from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Progress, evaluation, named
 
 

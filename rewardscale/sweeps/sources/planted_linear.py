@@ -15,7 +15,7 @@ from rewardscale.curation import planted_linear as linear_levels
 from rewardscale.curation.planted_linear_truth import truth
 from rewardscale.data import planted_linear, templates
 from rewardscale.data.corpus import write_corpus
-from rewardscale.data.verdict import Level
+from rewardscale.data.levels import Level
 from rewardscale.sweeps.configfile import unknown_key
 from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Labelled, Progress, named
 

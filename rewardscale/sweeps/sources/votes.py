@@ -13,8 +13,9 @@ from rewardscale.curation import votes as vote_levels
 from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import Level, level_names, read_level, write_level
 from rewardscale.data.sources import ukpconvarg1
-from rewardscale.data.verdict import Ledger, Level, level_names, read_level, write_level
 from rewardscale.sweeps.configfile import unknown_key
 from rewardscale.sweeps.sources.base import VALIDATION, Base, EvaluationSet, Progress, evaluation, named
 

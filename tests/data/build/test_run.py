@@ -20,7 +20,8 @@ from rewardscale.config.build import BuildConfig, DecontaminateConfig, NearConfi
 from rewardscale.data.build.run import Built, build
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import open_corpus
-from rewardscale.data.verdict import Ledger, read_level
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import read_level
 from tests.conftest import REPO
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -133,6 +134,19 @@ def test_a_finished_corpus_is_left_alone_and_another_is_not_put_in_its_place(sou
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     with pytest.raises(ConfigError, match=r"another config.*--out"):
         build(dataclasses.replace(config, conflicts="first"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_finished_corpus_of_other_inputs_is_not_taken_for_the_one_asked_for(sources, tmp_path, same_size):
+    config = BuildConfig(sources=sources)
+    build(config, tmp_path / "out")
+    path = Path(sources[0].path)
+    text = path.read_text()
+    path.write_text(text)
+    build(config, tmp_path / "out")  # written to, and the same
+    path.write_text(text.replace("e", "a") if same_size else text + text)
+    with pytest.raises(ConfigError, match=f"built from another .*{path.name}"):
+        build(config, tmp_path / "out")
 
 
 def test_killed_in_the_middle_it_goes_on_and_gives_the_same_bytes(sources, tmp_path):

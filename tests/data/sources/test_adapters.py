@@ -13,12 +13,12 @@ import pytest
 
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.data.ledger.schema import KINDS
 from rewardscale.data.sources.adapter import SPLITS, adapter, registry
 from rewardscale.data.sources.judged import Judged, Refused
 from rewardscale.data.sources.pairing import label, to_pairs
 from rewardscale.data.sources.read import locate, read
 from rewardscale.data.sources.shapes import NoPreferences
-from rewardscale.data.verdict import KINDS
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "sources"
 # adapter: comparisons by split, pairs, ties among them, refused by code

@@ -1,104 +1,17 @@
-"""Verdicts, the ledger that keeps them, and the level files made from them.
-
-A ledger is a folder of immutable Parquet parts; appending writes one more part, whole or not at
-all. A curation level is a folder of flat arrays that index corpus rows; the corpus is never copied.
-"""
+"""Curation levels: folders of flat arrays that index corpus rows; the corpus is never copied."""
 
 import dataclasses
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from rewardscale import atomic
 from rewardscale.data import arrays, remote
 from rewardscale.data.comparison import DataError
-
-VERDICT_SCHEMA = pl.Schema(
-    {
-        "row": pl.UInt32,  # corpus row number
-        "comparison": pl.String,  # content id of that row, to notice a ledger of another corpus
-        "annotator": pl.String,  # e.g. "worker-17", "independent_curator"
-        "kind": pl.String,  # person | llm_judge | reward_model | simulated | source
-        "round": pl.UInt16,  # position among this row's verdicts of the same annotator pool
-        "preferred": pl.Int8,  # +1 first response, -1 second, 0 tie
-        "confidence": pl.Float32,  # in [0, 1]; null where the annotator gives none
-        "cost": pl.Float32,  # in the ledger's cost unit
-    }
-)
-KINDS = ("person", "llm_judge", "reward_model", "simulated", "source")
-
-
-class Ledger:
-    """The append-only store of all verdicts on one corpus.
-
-    Args:
-      directory: the ledger's folder; created by the first append.
-    """
-
-    def __init__(self, directory: Path):
-        self.directory = Path(directory)
-
-    def append(self, verdicts: pl.DataFrame) -> None:
-        """Adds verdicts (columns of VERDICT_SCHEMA, any order) as one part, atomically.
-
-        Raises:
-          DataError: missing columns or values, a wrong type, unknown kinds, preferences outside {-1, 0, +1},
-            confidences outside [0, 1] or costs that are negative or not finite.
-          OSError: full disk, read-only folder; the ledger stays as it was.
-        """
-        part = _checked(verdicts)
-        name = f"part-{len(self._parts()):06d}-{uuid.uuid4().hex[:8]}.parquet"
-        atomic.write_parquet(self.directory / name, part)
-
-    def read(self) -> pl.DataFrame:
-        """All verdicts in the order of their parts; empty with the right columns if there are none.
-
-        Raises DataError naming a part that cannot be read.
-        """
-        return pl.concat([pl.DataFrame(schema=VERDICT_SCHEMA), *map(_read_part, self._parts())])
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.directory.glob("part-*.parquet"))
-
-
-def _checked(verdicts: pl.DataFrame) -> pl.DataFrame:
-    """The verdicts with exactly the ledger's columns and types. Raises DataError where they cannot have them."""
-    missing = [name for name in VERDICT_SCHEMA if name not in verdicts.columns]
-    if missing:
-        raise DataError(f"verdicts lack the columns {missing}; the ledger needs {list(VERDICT_SCHEMA)}")
-    for name in ("row", "round", "preferred"):  # a cast would silently cut 0.9 to 0
-        if not (verdicts[name].dtype.is_integer() or verdicts[name].dtype == pl.Null):
-            raise DataError(f"verdicts: `{name}` must hold integers, not {verdicts[name].dtype}")
-    try:
-        part = verdicts.select(pl.col(name).cast(dtype) for name, dtype in VERDICT_SCHEMA.items())
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"verdicts do not fit the ledger's types {dict(VERDICT_SCHEMA)}: {error}") from error
-    empty = [name for name in VERDICT_SCHEMA if name != "confidence" and part[name].null_count()]
-    if empty:
-        raise DataError(f"verdicts have no value in some rows of {empty}; only `confidence` may be null")
-    unknown = sorted(set(part["kind"].unique()) - set(KINDS))
-    if unknown:
-        raise DataError(f"unknown verdict kinds {unknown}; use one of {KINDS}")
-    if not part["preferred"].is_in([-1, 0, 1]).all():
-        raise DataError("`preferred` must be +1 (first), -1 (second) or 0 (tie)")
-    if not part["confidence"].drop_nulls().is_between(0, 1).all():
-        raise DataError("`confidence` must lie in [0, 1], or be null")
-    if not (part["cost"].is_finite() & (part["cost"] >= 0)).all():
-        raise DataError("`cost` must be finite and not negative")
-    return part
-
-
-def _read_part(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it, or build the ledger again") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,81 +1,15 @@
-"""The ledger takes whole, valid verdicts only; levels say what is wrong with them, and never change on disk."""
+"""Levels say what is wrong with them, and never change on disk."""
 
 import dataclasses
 import json
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale.data.comparison import DataError
-from rewardscale.data.verdict import VERDICT_SCHEMA, Ledger, Level, level_names, read_level, write_level
-
-
-def verdicts(n: int = 3, **columns) -> pl.DataFrame:
-    values = {
-        "row": range(n),
-        "comparison": [f"id{i}" for i in range(n)],
-        "annotator": "worker-17",
-        "kind": "person",
-        "round": 0,
-        "preferred": [1, -1, 0][:n],
-        "confidence": [0.5, None, 1.0][:n],
-        "cost": 1.0,
-    } | columns
-    return pl.DataFrame(values)
-
-
-def test_what_is_appended_is_read_in_order(tmp_path):
-    ledger = Ledger(tmp_path / "ledger")
-    assert ledger.read().is_empty() and ledger.read().schema == VERDICT_SCHEMA
-    first, second = verdicts(), verdicts(annotator="worker-3", kind="llm_judge")
-    ledger.append(first)
-    ledger.append(second.select(reversed(second.columns)).with_columns(extra=pl.lit(1)))
-    read = Ledger(tmp_path / "ledger").read()
-    assert read.schema == VERDICT_SCHEMA
-    assert read.rows() == [
-        *first.select(list(VERDICT_SCHEMA)).rows(),
-        *second.select(list(VERDICT_SCHEMA)).rows(),
-    ]
-
-
-BAD = {
-    "a missing column": (verdicts().drop("cost", "kind"), r"lack the columns \['kind', 'cost'\]"),
-    "an unknown kind": (verdicts(kind=["person", "parrot", "person"]), r"'parrot'.*use one of.*'person'"),
-    "no kind": (verdicts(kind=["person", None, "person"]), "'kind'"),
-    "preferred 2": (verdicts(preferred=[1, 2, -1]), "preferred"),
-    "no preference": (verdicts(preferred=[1, None, -1]), "'preferred'"),
-    "preferences as floats": (verdicts(preferred=[1.0, 0.9, -1.0]), "`preferred` must hold integers"),
-    "text for numbers": (verdicts(row=["a", "b", "c"]), "`row` must hold integers"),
-    "a negative row": (verdicts(row=[-1, 0, 1]), "types"),
-    "no comparison": (verdicts(comparison=["a", None, "c"]), "'comparison'"),
-    "confidence above 1": (verdicts(confidence=[0.1, 1.2, None]), "confidence"),
-    "confidence NaN": (verdicts(confidence=[0.1, float("nan"), None]), "confidence"),
-    "a negative cost": (verdicts(cost=[1.0, -1.0, 0.0]), "cost"),
-    "an infinite cost": (verdicts(cost=float("inf")), "cost"),
-    "a price in words": (verdicts(cost="cheap"), "types"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_verdicts_are_refused_and_the_ledger_stays(tmp_path, case):
-    ledger = Ledger(tmp_path)
-    ledger.append(verdicts())
-    frame, message = BAD[case]
-    with pytest.raises(DataError, match=message):
-        ledger.append(frame)
-    assert len(ledger.read()) == 3 and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_damaged_part_is_named(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.append(verdicts())
-    (part,) = tmp_path.iterdir()
-    part.write_bytes(part.read_bytes()[:-40])
-    with pytest.raises(DataError, match=rf"{part.name}.*build the ledger again"):
-        ledger.read()
+from rewardscale.data.levels import Level, level_names, read_level, write_level
 
 
 def level(**changes) -> Level:
