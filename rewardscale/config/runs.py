@@ -63,7 +63,8 @@ class TrainConfig:
       model: where training starts: a Hugging Face folder, a hub id with `revision` (its commit), or a preset's name
         with random weights ("d6", "qwen3-0.6b"). A reward model keeps its head, a language model gets a fresh one.
       tokenizer: a Hugging Face folder; by default the model's. pad_token: a special token of it, if it names none.
-      data, validation: files of pairs, jsonl (also .gz) or parquet (data/sources/pairs.py).
+      data, validation: files or folders of pairs, jsonl, parquet, ... (data/sources/formats.py), or "adapter:path" of a
+        public set (docs/corpus.md).
       fresh_head: draw a new head although the model has one.
       export_dtype: of the weights written at the end, "float32" or "bfloat16".
       seed: of the order, the head and the adapters.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
 from jax.sharding import Mesh
 
@@ -24,7 +25,7 @@ from rewardscale.data.chat import ChatTokenizer, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus, write_corpus
 from rewardscale.data.levels import Level, read_level, write_level
-from rewardscale.data.sources.pairs import read_pairs
+from rewardscale.data.sources.pairs import located, read_pairs
 from rewardscale.data.subsets import subset
 from rewardscale.data.tokenised import TokenisedView, build_view
 from rewardscale.evaluation import scorer, statistics
@@ -102,9 +103,7 @@ def find_start(config: TrainConfig) -> Start:
     if not config.model:
         raise ConfigError("config.model is empty: name a Hugging Face folder, a hub id or a preset ('d6')")
     if not config.data:
-        raise ConfigError(
-            "config.data is empty: name at least one file of pairs (.jsonl, .jsonl.gz, .parquet)"
-        )
+        raise ConfigError("config.data is empty: name at least one file of pairs (.jsonl, .parquet, ...)")
     if Path(config.model).is_dir() or "/" in config.model:
         return _from_checkpoint(config)
     if presets.is_convex(config.model):
@@ -185,7 +184,7 @@ def _corpus(config: TrainConfig, folder: Path, chat: ChatTokenizer) -> tuple[Cor
     """The corpus and its level, made of the config's files unless it is there, and how many items were read."""
     files = {"train": list(config.data), "validation": list(config.validation)}
     about = {
-        "files": {split: [[name, _sha256(name)] for name in names] for split, names in files.items()},
+        "files": {split: [[name, *_hashes(name)] for name in names] for split, names in files.items()},
         "chat": chat.key,  # decides which items can be used
     }
     counts = folder / "counts.json"
@@ -196,11 +195,7 @@ def _corpus(config: TrainConfig, folder: Path, chat: ChatTokenizer) -> tuple[Cor
                 f"{folder} was made of other files, or for another tokenizer or template: name another --workdir"
             )
         return corpus, json.loads(counts.read_text())
-    made = {
-        split: read_pairs([Path(n) for n in names], chat, split=split)
-        for split, names in files.items()
-        if names
-    }
+    made = {split: read_pairs(names, chat, split=split) for split, names in files.items() if names}
     comparisons = [c for pairs in made.values() for c in pairs.comparisons]
     orientation = np.concatenate([pairs.orientation for pairs in made.values()])
     corpus = (
@@ -209,10 +204,8 @@ def _corpus(config: TrainConfig, folder: Path, chat: ChatTokenizer) -> tuple[Cor
         else write_corpus(folder / "corpus", comparisons, about=about)
     )
     write_level(folder / "levels", Level(LEVEL, np.arange(len(comparisons), dtype=np.uint32), orientation))
-    refused = [item for pairs in made.values() for item in pairs.refused]
-    atomic.write_bytes(
-        folder / "refused.jsonl", "".join(json.dumps(item) + "\n" for item in refused).encode()
-    )
+    refused = [item.record() for pairs in made.values() for item in pairs.refused]
+    atomic.write_bytes(folder / "refused.jsonl", b"".join(orjson.dumps(item) + b"\n" for item in refused))
     record = {"read": len(comparisons) + len(refused), "refused": len(refused)}
     atomic.write_json(counts, record)
     return corpus, record
@@ -335,11 +328,12 @@ def _rows(corpus: Corpus, split: str) -> np.ndarray:
     return corpus.manifest().filter(pl.col("split") == split)["row"].to_numpy().astype(np.uint32)
 
 
-def _sha256(name: str) -> str:
+def _hashes(entry: str) -> list[str]:
+    """Of each file of one entry of the config's."""
     try:
-        return atomic.sha256(Path(name))
+        return [atomic.sha256(unit.path) for unit in located(entry).files]
     except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror})") from error
+        raise DataError(f"{entry} cannot be read ({error.strerror})") from error
 
 
 def _outcome(final: Path, result: Mapping[str, Any]) -> Outcome:

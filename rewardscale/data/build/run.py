@@ -27,6 +27,7 @@ import polars as pl
 from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
 from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.data import arrays
 from rewardscale.data import corpus as corpora
 from rewardscale.data.build import decontaminate, exact, near, normalise, write
 from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
@@ -76,7 +77,7 @@ def build(
     told = _portable(config, data_dir)
     asked = content_hash(to_mapping(told))
     if (directory / "build.json").is_file():
-        return _finished(directory, asked)
+        return _finished(directory, asked, config, data_dir)
     work = directory / "work"
     with stages.session(engine) as session:  # one pool for all stages
         normalised, dropped, surviving, written = _stages(config, work, data_dir, session, progress)
@@ -183,14 +184,38 @@ def _evaluation_set(entry: str, work: Path, data_dir: Path | None) -> decontamin
     return decontaminate.evaluation_set(name, target)
 
 
-def _finished(directory: Path, asked: str) -> Built:
-    record = json.loads((directory / "build.json").read_text())
+def _finished(directory: Path, asked: str, config: BuildConfig, data_dir: Path | None) -> Built:
+    path = directory / "build.json"
+    record = json.loads(path.read_text())
     if record["asked"] != asked:
         raise ConfigError(
             f"{directory} holds a corpus built from another config (its build.json says which); "
             "choose another --out, or delete it"
         )
+    for source, known in zip(config.sources, record["sources"], strict=True):
+        where = Path(_place(source.path, data_dir))
+        # A source that is no longer here, or was never (the hub's), says nothing.
+        if (
+            changed := source.path
+            and where.exists()
+            and _changed(where, known["files"], path.stat().st_mtime)
+        ):
+            raise ConfigError(
+                f"{directory} was built from another {changed} of source {known['name']!r}; choose another --out, "
+                "or delete it"
+            )
     return Built(directory, open_corpus(directory / "corpus"), record)
+
+
+def _changed(where: Path, files: Sequence[Mapping[str, Any]], built: float) -> str | None:
+    """The first file that is not what it was; contents are hashed only of those written to since `built`."""
+    for file in files:
+        path = where if where.is_file() else where / file["name"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return str(path)
+        if path.stat().st_mtime >= built and atomic.sha256(path) != file["sha256"]:
+            return str(path)
+    return None
 
 
 def survivor_tasks(groups: Sequence[Sequence[Part]], dropped: Sequence[Any]) -> list[stages.Task]:
@@ -330,7 +355,7 @@ def _commit(
         with atomic.new_directory(ledger) as folder:
             for number, done in enumerate(written):
                 corpora.link(done.folder / "ledger.parquet", folder / f"part-{number:06d}.parquet")
-    write_level(directory / "levels", raw_level(corpus))
+    write_level(directory / "levels", raw_level(corpus, directory / "work"))
     with atomic.new_file(directory / "quarantine.jsonl") as file:
         for source, tasks in zip(config.sources, normalised, strict=True):
             for done in tasks:
@@ -358,13 +383,21 @@ def _corpus(directory: Path, written: Sequence[stages.Done], about: Mapping[str,
     return corpora.join_corpus(directory, parts, about=about)
 
 
-def raw_level(corpus: Corpus) -> Level:
-    """The level of the sources' own labels: all pairs that have one."""
-    labelled = corpus.scan_manifest().select("row", "preferred").filter(pl.col("preferred") != 0).collect()
+def raw_level(corpus: Corpus, scratch: Path) -> Level:
+    """The level of the sources' own labels: all pairs that have one. Its arrays lie in `scratch`, mapped."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    rows = arrays.create(scratch / "raw-rows.npy", np.uint32, len(corpus))
+    orientation = arrays.create(scratch / "raw-orientation.npy", np.int8, len(corpus))
+    labels, n = corpus.scan_manifest().select("row", "preferred"), 0
+    for piece in arrays.pieces(len(corpus)):
+        some = labels.slice(piece.start, piece.stop - piece.start).collect()
+        some = some.filter(pl.col("preferred") != 0)
+        rows[n : n + len(some)], orientation[n : n + len(some)] = some["row"], some["preferred"]
+        n += len(some)
     return Level(
         name="raw",
-        rows=labelled["row"].to_numpy().astype(np.uint32),
-        orientation=labelled["preferred"].to_numpy().astype(np.int8),
+        rows=rows[:n],
+        orientation=orientation[:n],
         about={"labels": "the sources' own", "corpus": corpus.fingerprint},
     )
 

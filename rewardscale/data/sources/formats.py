@@ -150,6 +150,17 @@ def records(unit: Unit, *, max_line: int = MAX_LINE) -> Iterator[Numbered | Refu
                 ) from error
 
 
+def whole_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(file and line for messages, record) of a file in which every record must be one.
+
+    Raises DataError for a damaged file and at the first line that is not a JSON object.
+    """
+    for item in records(Unit(path)):
+        if isinstance(item, Refused):
+            raise DataError(f"{path}, line {item.line}: {item.reason}; fetch the file again")
+        yield f"{path}, line {item[0]}", item[1]
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         if is_records(path):

@@ -41,7 +41,7 @@ from rewardscale.config import ObjectiveConfig
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.matching import Candidates, balanced, cue_accuracy
 from rewardscale.data.overlap import connected
-from rewardscale.data.sources.jsonl import json_lines
+from rewardscale.data.sources.formats import whole_records
 
 SOURCE = "mmlu-pro-responses"
 SPLITS = ("train", "validation", "test")
@@ -200,7 +200,7 @@ def _find(data_dir: Path) -> Path:
 
 def _questions(folder: Path) -> dict[int, _Question]:
     questions: dict[int, _Question] = {}
-    for where, record in json_lines(folder / _QUESTIONS):
+    for where, record in whole_records(folder / _QUESTIONS):
         identity, options = record.get("question_id"), record.get("options")
         if type(identity) is not int or identity in questions:
             raise DataError(f"{where}: `question_id` must be an integer not seen before, found {identity!r}")
@@ -224,7 +224,7 @@ def _answers(
 ) -> dict[int, list[_Answer]]:
     """Usable answers a question, each text once; what is left out is counted."""
     out: dict[int, list[_Answer]] = {}
-    for number, (where, record) in enumerate(json_lines(folder / _RESPONSES), start=1):
+    for number, (where, record) in enumerate(whole_records(folder / _RESPONSES), start=1):
         identity, responses = record.get("question_id"), record.get("responses")
         if type(identity) is not int or identity not in questions or identity in out:
             raise DataError(f"{where}: `question_id` {identity!r} is not in {_QUESTIONS}, or is there twice")

@@ -1,26 +1,29 @@
-"""Pairs from files: one JSON object a line (.jsonl, .jsonl.gz) or a row (.parquet), in the forms of public sets.
+"""The pairs of a few files, in memory, as training on files takes them: what a tokenizer cannot render is left out.
 
-    {"prompt": "...", "chosen": "...", "rejected": "..."}        and the further forms of data/records.py
-
-Nothing is left out in silence: what cannot be used is counted and listed with its file, line and reason.
+Files are read as a build reads them (sources/read.py); a build (data/build) is for corpora that do not fit in memory.
 """
 
 import dataclasses
-import gzip
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 
 from rewardscale.data.chat import ChatTokenizer
-from rewardscale.data.comparison import Comparison, DataError, Message
-from rewardscale.data.records import parse_item
-from rewardscale.data.sources.pairing import text_order
+from rewardscale.data.comparison import Comparison, DataError
+from rewardscale.data.sources.adapter import adapter, registry
+from rewardscale.data.sources.judged import Judged, Refused
+from rewardscale.data.sources.pairing import label, to_pairs
+from rewardscale.data.sources.read import Located, locate, numbered
 
 _AT_ONCE = 1024
+_WHY = {
+    "identical": "both responses are the same text",
+    "tie": "neither response is the better one",
+    "not_judged": "nobody judged both responses",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,98 +33,67 @@ class Pairs:
     Attributes:
       comparisons: of two responses each, in an order that says nothing about which is the better one.
       orientation: int8 [n], +1 where the first response is the chosen one, else -1.
-      refused: what could not be used: {"file", "line", "reason"} each.
+      refused: what could not be used.
     """
 
     comparisons: list[Comparison]
     orientation: np.ndarray
-    refused: list[dict[str, Any]]
+    refused: list[Refused]
 
 
-def read_pairs(files: Sequence[Path], chat: ChatTokenizer, *, split: str) -> Pairs:
-    """All pairs of `files` that `chat` can render and tokenise.
+def read_pairs(entries: Sequence[str], chat: ChatTokenizer, *, split: str) -> Pairs:
+    """All pairs of `entries` that `chat` can render and tokenise, put in `split`.
 
-    Raises DataError for a file that cannot be read, or if no pair is left.
+    Args:
+      entries: files or folders, as `located` takes them.
+
+    Raises:
+      ConfigError: no such adapter.
+      DataError: a file that is missing or damaged, or no pair is left.
     """
     comparisons, refused = [], []
     orientation: list[int] = []
-    for file in files:
-        for batch in _batched(_records(Path(file))):
-            parsed = [(place, _pair(record, Path(file).name, split)) for place, record in batch]
-            usable = [(place, made) for place, made in parsed if not isinstance(made, DataError)]
-            encoded = chat.encode_comparisons([(c.prompt, c.responses) for _, (c, _) in usable])
-            refused += [_refusal(file, place, made) for place, made in parsed if isinstance(made, DataError)]
-            for (place, (comparison, sign)), result in zip(usable, encoded, strict=True):
-                if isinstance(result, DataError):
-                    refused.append(_refusal(file, place, result))
-                else:
-                    comparisons.append(comparison)
-                    orientation.append(sign)
+    for batch in itertools.batched(_all(entries, split), _AT_ONCE):
+        pairs = [(file, line, item) for file, line, item in batch if isinstance(item, Judged)]
+        refused += [item for *_, item in batch if isinstance(item, Refused)]
+        encoded = chat.encode_comparisons([(o.comparison.prompt, o.comparison.responses) for *_, o in pairs])
+        for (file, line, own), result in zip(pairs, encoded, strict=True):
+            if isinstance(result, DataError):
+                refused.append(Refused(file, line, "template", str(result)))
+            else:
+                comparisons.append(own.comparison)
+                orientation.append(label(own.judgements)[0])
     if not comparisons:
-        first = f"; the first: {refused[0]['reason']}" if refused else ""
-        raise DataError(f"{', '.join(map(str, files))}: none of {len(refused)} items is a usable pair{first}")
+        first = f"; the first: {refused[0].reason}" if refused else ""
+        raise DataError(f"{', '.join(entries)}: none of {len(refused)} items is a usable pair{first}")
     return Pairs(comparisons, np.array(orientation, np.int8), refused)
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line or row number, record); a line that is no JSON is a DataError in its place."""
-    try:
-        if path.suffix == ".parquet":
-            yield from enumerate(pl.read_parquet(path).iter_rows(named=True), 1)
-            return
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _parsed(line)
-    except (OSError, EOFError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+def located(entry: str) -> Located:
+    """The files of "path" (pairs, in any format that formats.py reads), "adapter:path" or, of the hub, "adapter:".
+
+    Raises ConfigError or DataError if there is no such adapter or file.
+    """
+    name, colon, path = entry.partition(":")
+    if not colon or name not in registry():
+        name, path = "pairs", entry
+    if path and not Path(path).exists():
+        raise DataError(f"{path} cannot be read: there is no such file or folder")
+    return locate(adapter(name), path)
 
 
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return DataError(f"not JSON: {error}")
-
-
-def _pair(record: Any, source: str, split: str) -> tuple[Comparison, int] | DataError:
-    try:
-        if isinstance(record, DataError):
-            raise record
-        item = parse_item(record)
-        if not item.pair or len(item.parts) != 1 or item.tools:
-            raise DataError(
-                "training needs a 'chosen' and a 'rejected' answer to one and the same prompt, without tools"
-            )
-        ((messages, (chosen, rejected)),) = item.parts
-        if chosen == rejected:
-            raise DataError("chosen and rejected are the same text")
-        prompt = tuple(_message(message) for message in messages)
-        first = text_order(chosen) < text_order(rejected)
-        responses = (chosen, rejected) if first else (rejected, chosen)
-        made = Comparison(prompt, responses, source=source, split=split)
-        _ = made.id  # is the text valid Unicode?
-        return made, 1 if first else -1
-    except DataError as error:
-        return error
-
-
-def _message(message: Mapping[str, Any]) -> Message:
-    if set(message) != {"role", "content"}:
-        raise DataError(f"a message has keys {sorted(message)}; a corpus holds role and content alone")
-    return Message(message["role"], message["content"])
-
-
-def _refusal(file: Path | str, line: int, reason: DataError) -> dict[str, Any]:
-    return {"file": str(file), "line": line, "reason": str(reason)}
-
-
-def _batched(records: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    batch: list[tuple[int, Any]] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == _AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _all(entries: Sequence[str], split: str) -> Iterator[tuple[str, int, Judged | Refused]]:
+    """(file, line, a pair or why there is none), entry by entry."""
+    for entry in entries:
+        source = located(entry)
+        for unit in source.files:
+            for line, item in numbered(source.adapter, unit):
+                if isinstance(item, Refused):
+                    yield unit.label, line, item
+                    continue
+                left_out: Counter[str] = Counter()
+                for own in to_pairs([item], left_out=left_out):
+                    comparison = dataclasses.replace(own.comparison, split=split)
+                    yield unit.label, line, Judged(comparison, own.judgements)
+                for code in left_out.elements():
+                    yield unit.label, line, Refused(unit.label, line, code, _WHY[code])

@@ -182,6 +182,13 @@ def read(adapter: Adapter, unit: Unit, options: Options | None = None) -> Iterat
 
     Raises DataError if the file is damaged or the source holds no preferences.
     """
+    return (item for _, item in numbered(adapter, unit, options))
+
+
+def numbered(
+    adapter: Adapter, unit: Unit, options: Options | None = None
+) -> Iterator[tuple[int, Judged | Refused]]:
+    """`read`, each with its line or row number, from 1."""
     options = options or Options()
     if isinstance(adapter.shape, NoPreferences):
         raise DataError(f"{adapter.name}: {adapter.shape.reason}")
@@ -195,7 +202,7 @@ def read(adapter: Adapter, unit: Unit, options: Options | None = None) -> Iterat
     plain = about(split=unit.split)
     for item in source:
         if isinstance(item, Refused):
-            yield item
+            yield item.line, item
             continue
         number, record = item
         try:
@@ -206,10 +213,11 @@ def read(adapter: Adapter, unit: Unit, options: Options | None = None) -> Iterat
                 here = about(split=_SPLITS.get(str(get(record, adapter.split_at)), unit.split))
             made = shaped(adapter.shape, adapter.labels, record, here)
         except ItemError as error:
-            yield Refused(unit.label, number, error.code, str(error))
+            yield number, Refused(unit.label, number, error.code, str(error))
             continue
         for own in made:
-            yield own if isinstance(own, Judged) else Refused(unit.label, number, own.code, str(own))
+            item = own if isinstance(own, Judged) else Refused(unit.label, number, own.code, str(own))
+            yield number, item
 
 
 def _grouped(source: Iterator[Any], key: str) -> Iterator[Any]:
@@ -234,13 +242,11 @@ class _Joined:
 
     def __init__(self, join: Join, path: Path):
         self._join, self._name, self._found = join, path.name, {}
-        for item in formats.records(Unit(path)):
-            if isinstance(item, Refused):
-                raise DataError(f"{path}, line {item.line}: {item.reason}; fetch the file again")
-            key = tuple(_hashable(get(item[1], there)) for _, there in join.on)
+        for where, record in formats.whole_records(path):
+            key = tuple(_hashable(get(record, there)) for _, there in join.on)
             if key in self._found:
-                raise DataError(f"{path}, line {item[0]}: {key} is there twice; fetch the file again")
-            self._found[key] = {name: get(item[1], at) for name, at in join.take.items()}
+                raise DataError(f"{where}: {key} is there twice; fetch the file again")
+            self._found[key] = {name: get(record, at) for name, at in join.take.items()}
 
     def into(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         key = tuple(_hashable(get(record, here)) for here, _ in self._join.on)

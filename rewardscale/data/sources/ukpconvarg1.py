@@ -29,7 +29,7 @@ import polars as pl
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.ledger.checks import complete
 from rewardscale.data.ledger.schema import CORE_COLUMNS
-from rewardscale.data.sources.jsonl import json_lines
+from rewardscale.data.sources.formats import whole_records
 
 SOURCE = "ukpconvarg1"
 ABOUT = {
@@ -172,9 +172,9 @@ def _require(path: Path) -> None:
 
 def _read_jsonl(folder: Path) -> Iterator[_Pair]:
     texts = {}
-    for where, record in json_lines(folder / _ARGUMENTS):
+    for where, record in whole_records(folder / _ARGUMENTS):
         texts[_text(record, "topic", where), _text(record, "id", where)] = _text(record, "text", where)
-    for where, record in json_lines(folder / _PAIRS):
+    for where, record in whole_records(folder / _PAIRS):
         topic = _text(record, "topic", where)
         ids = (_text(record, "a1", where), _text(record, "a2", where))
         for argument in ids:

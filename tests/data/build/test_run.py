@@ -136,6 +136,19 @@ def test_a_finished_corpus_is_left_alone_and_another_is_not_put_in_its_place(sou
         build(dataclasses.replace(config, conflicts="first"), tmp_path / "out")
 
 
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_finished_corpus_of_other_inputs_is_not_taken_for_the_one_asked_for(sources, tmp_path, same_size):
+    config = BuildConfig(sources=sources)
+    build(config, tmp_path / "out")
+    path = Path(sources[0].path)
+    text = path.read_text()
+    path.write_text(text)
+    build(config, tmp_path / "out")  # written to, and the same
+    path.write_text(text.replace("e", "a") if same_size else text + text)
+    with pytest.raises(ConfigError, match=f"built from another .*{path.name}"):
+        build(config, tmp_path / "out")
+
+
 def test_killed_in_the_middle_it_goes_on_and_gives_the_same_bytes(sources, tmp_path):
     whole = build(BuildConfig(sources=sources), tmp_path / "whole")
     command = [sys.executable, "-m", "rewardscale.build", "--engine=inline", f"--out={tmp_path / 'out'}"]
