@@ -171,7 +171,7 @@ def from_json(records: Sequence[bytes]) -> pl.DataFrame:
     defaults = [  # a record of old may lack a field
         pl.col(name).fill_null(pl.lit(value, VERDICT_COLUMNS[name]))
         for name, value in _DEFAULTS.items()
-        if name not in _NULLABLE
+        if name not in _NULLABLE and frame[name].null_count()
     ]
     return frame.with_columns(defaults)
 

@@ -224,7 +224,8 @@ class LogWriter:
 
 
 def _first_of_each_key(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter((pl.col("key") == "") | pl.col("key").is_first_distinct())
+    new = (frame["key"] == "") | frame["key"].is_first_distinct()
+    return frame if new.all() else frame.filter(new)  # filtering columns of lists is slow
 
 
 def _attributes(path: Path) -> pl.DataFrame:
