@@ -64,6 +64,9 @@ INSTALL_REQUIRES = [
     "uvicorn>=0.35",
     # /metrics in the format that every monitor reads [Apache-2.0]
     "prometheus-client>=0.22",
+    # --- asking LLM judges ---------------------------------------------------------------------------
+    # HTTP at several times the calls a core of the vendors' SDKs; the wire format is plain JSON [Apache-2.0 and MIT]
+    "aiohttp>=3.12",
     # --- configuration -------------------------------------------------------------------------------
     # Config files that are Python and locked: a typo is an error; usual in JAX projects [Apache-2.0]
     "ml-collections>=1.1.0",
@@ -129,7 +132,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.12",
     packages=find_packages(include=["rewardscale", "rewardscale.*"]),
-    package_data={"rewardscale.evaluation": ["*.json"]},
+    package_data={
+        "rewardscale.evaluation": ["*.json"],
+        "rewardscale.curation.annotators.llm": ["prompts/*.md"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
 )

@@ -18,7 +18,7 @@ PACKAGE = "rewardscale"
 # The rooms and their floors. A new room is named here and in docs/architecture.md, or the test fails.
 FLOORS = {
     **dict.fromkeys(["config", "flops", "atomic", "hub"], 0),
-    **dict.fromkeys(["data", "stages", "mesh"], 1),
+    **dict.fromkeys(["data", "stages", "mesh", "web"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),
     **dict.fromkeys(["sweeps", "curation", "cli"], 4),
@@ -43,7 +43,9 @@ OWNERS = {
     "jinja2": f"{PACKAGE}.data.chat_template",
     "prometheus_client": f"{PACKAGE}.evaluation.metrics",
     "starlette": f"{PACKAGE}.evaluation.server",
-    "uvicorn": f"{PACKAGE}.evaluation.server",
+    "uvicorn": f"{PACKAGE}.web",
+    "fastapi": f"{PACKAGE}.curation.annotators.people.app",
+    "markdown_it": f"{PACKAGE}.curation.annotators.people.markup",
 }
 # Rooms that must be usable without the accelerator stack, directly and through whatever they import:
 # data/ is imported again by every pipeline worker, scaling/ by notebooks on a laptop.

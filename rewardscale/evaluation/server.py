@@ -7,14 +7,11 @@ import hmac
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import rewardscale
-from rewardscale.config import ConfigError
+from rewardscale import web
 from rewardscale.evaluation import metrics
 from rewardscale.evaluation.protocols import (
     RequestError,
@@ -83,19 +80,18 @@ def serve(settings: Settings) -> None:
         wait_seconds=settings.wait_seconds, too_long=settings.too_long,
         allow_special_text=settings.allow_special_text,
     )  # fmt: skip
-    listening = _listen(settings.host, settings.port)
-    # uvicorn's own handlers come and go; a signal before or after them must not kill either.
-    before = {sig: signal.signal(sig, lambda *_: service.drain()) for sig in (signal.SIGTERM, signal.SIGINT)}
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    print(f"listening on http://{shown}:{listening.getsockname()[1]}", flush=True)
-    if not settings.token and settings.host not in ("127.0.0.1", "::1", "localhost"):
-        print("warning: open to the network without a token (--token_file)", file=sys.stderr, flush=True)
-    config = uvicorn.Config(
-        make_app(service, settings.token), lifespan="off", ws="none", log_config=None, log_level="warning",
-        access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
+    listening = web.listen(settings.host, settings.port)
+
+    def started() -> None:
+        print(f"listening on {web.address(settings.host, listening)}", flush=True)
+        if not settings.token and settings.host not in ("127.0.0.1", "::1", "localhost"):
+            print("warning: open to the network without a token (--token_file)", file=sys.stderr, flush=True)
+        service.start()
+
+    before = web.run(
+        make_app(service, settings.token), listening, stop=service.drain, started=started,
+        stopping=lambda: service.phase == "draining", finished=lambda: service.finished,
     )  # fmt: skip
-    service.start()
-    _Server(config, service).run(sockets=[listening])
     ended = service.close()
     for (
         sig,
@@ -109,23 +105,6 @@ def serve(settings: Settings) -> None:
         # The scoring thread is inside a compilation or a batch that nobody waits for; the interpreter would wait.
         sys.stdout.flush()
         os._exit(0)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but a signal first lets accepted requests finish, and is no failure."""
-
-    def __init__(self, config: uvicorn.Config, service: Service):
-        super().__init__(config)
-        self._service = service
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        del sig, frame
-        if self._service.phase == "draining":  # asked twice: at once
-            self.force_exit = self.should_exit = True
-        self._service.drain()
-
-    async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._service.finished
 
 
 def make_app(service: Service, token: str = "") -> Starlette:
@@ -268,11 +247,3 @@ def _headers(error: RequestError) -> dict[str, str]:
     if error.status == 503:
         return {"Retry-After": "1"} | ({"Connection": "close"} if error.kind == "draining" else {})
     return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen at host={host} port={port}: {error}") from error

@@ -1,0 +1,145 @@
+"""The call log: every paid answer by what was asked, and what it cost. It is the cache and the bill at once.
+
+Keys are hashes of (model, sampling, rendered messages, vote number); the messages hold the prompt file, guideline,
+attributes, examples, pair and order. What is on disk is never paid for again. Guarantee between processes: a process
+knows what lay in the folder when it opened it; two that work on the same questions at the same time may both pay, so
+work is divided by questions.
+
+Records, told apart by "t": "answer" (paid; text readable or not), "lost" (sent, no usage came back: the upper bound is
+set aside), "failed" (why a call was given up; costs nothing), "settled" (a verdict was made without these votes),
+"held" (the most that calls under way may cost: what a kill leaves in doubt), "free" (ended cleanly).
+"""
+
+import dataclasses
+import hashlib
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rewardscale.curation.annotators.llm.budget import Budget
+from rewardscale.curation.annotators.llm.log import GroupLog
+
+
+def key_of(*parts: Any) -> str:
+    """Content hash, 32 hex digits."""
+    return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paid:
+    """One answered request: tokens, cost (pico), seconds, when (ISO 8601, UTC); of which pair, in which order shown."""
+
+    judge: str
+    tokens_in: int
+    tokens_out: int
+    pico: int
+    seconds: float
+    time: str
+    comparison: str = ""
+    swapped: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class Bill:
+    """Sums of one (judge, model). pico: paid. lost_pico: upper bound of what was perhaps paid. failed: by reason."""
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    pico: int = 0
+    seconds: float = 0.0
+    lost: int = 0
+    lost_pico: int = 0
+    prompt_bytes: int = 0
+    cut: int = 0
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class CallLog:
+    """All paid answers of one folder. `budget` is told what was spent before and is settled by the client."""
+
+    def __init__(self, directory: Path, budget: Budget | None = None):
+        self.answers: dict[str, list[tuple[str, Paid]]] = {}
+        self.settled: dict[str, frozenset[str]] = {}
+        self.bills: dict[tuple[str, str], Bill] = defaultdict(Bill)
+        self._held: dict[str, int] = {}
+        self._run = uuid.uuid4().hex[:12]
+        self._held_by_us = 0
+        self.budget = budget or Budget()
+        self._log = GroupLog(directory, f"calls-{self._run}", self._replay)
+        spent = sum(bill.pico for bill in self.bills.values())
+        lost = sum(bill.lost_pico for bill in self.bills.values())
+        calls = sum(bill.calls + bill.lost for bill in self.bills.values())
+        self.budget.restore(spent=spent, doubtful=lost + sum(self._held.values()), calls=calls)
+
+    def _replay(self, record: dict[str, Any]) -> None:
+        kind = record["t"]
+        if kind == "answer":
+            paid = Paid(
+                record["judge"],
+                record["in"],
+                record["out"],
+                record["pico"],
+                record["s"],
+                record["time"],
+                record["pair"],
+                record["swapped"],
+            )
+            for key, text in zip(record["keys"], record["texts"], strict=True):
+                self.answers.setdefault(key, []).append((text, paid))
+            bill = self.bills[record["judge"], record["model"]]
+            bill.calls += 1
+            bill.tokens_in += paid.tokens_in
+            bill.tokens_out += paid.tokens_out
+            bill.pico += paid.pico
+            bill.seconds += paid.seconds
+            bill.prompt_bytes += record["bytes"]
+            bill.cut += record["cut"]
+        elif kind == "lost":
+            bill = self.bills[record["judge"], record["model"]]
+            bill.lost += 1
+            bill.lost_pico += record["pico"]
+        elif kind == "failed":
+            failed = self.bills[record["judge"], record["model"]].failed
+            failed[record["why"]] = failed.get(record["why"], 0) + 1
+        elif kind == "settled":
+            self.settled.setdefault(record["key"], frozenset(record["without"]))
+        elif kind == "held":
+            self._held[record["run"]] = record["pico"]
+        elif kind == "free":
+            self._held.pop(record["run"], None)
+
+    async def add(self, record: dict[str, Any]) -> None:
+        """Makes a record durable, then known."""
+        await self._log.append(record)
+        self._replay(record)
+
+    async def hold(self) -> None:
+        """Before a call is sent: what is under way must not exceed what the log says may be in doubt after a kill."""
+        if self.budget.reserved > self._held_by_us:
+            self._held_by_us = 2 * self.budget.reserved
+            await self._log.append({"t": "held", "run": self._run, "pico": self._held_by_us})
+
+    def of(self, key: str) -> Sequence[tuple[str, Paid]]:
+        """The answers to one vote, oldest first."""
+        return self.answers.get(key, ())
+
+    async def drained(self) -> None:
+        """Returns when everything added is on disk."""
+        await self._log.drained()
+
+    def close(self) -> None:
+        """Ends cleanly: nothing of this process is in doubt any more."""
+        if self._held_by_us:
+            self._log.write_now({"t": "free", "run": self._run})
+        self._log.close()
+
+    def __enter__(self) -> "CallLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,128 @@
+"""Retrieval against brute force and hand-worked cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewardscale import mesh as meshes
+from rewardscale.config import ConfigError
+from rewardscale.curation.retrieval.embed import HashedNgrams, embedder, text_of, unit
+from rewardscale.curation.retrieval.nearest import top_k
+from rewardscale.curation.retrieval.select import neighbours, select, worked_examples
+from rewardscale.data.comparison import Comparison, DataError, Message
+from rewardscale.data.ledger.schema import Attributes
+
+
+def vectors(n: int, d: int = 16, seed: int = 0) -> np.ndarray:
+    return unit(np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32))
+
+
+def brute(queries: np.ndarray, index: np.ndarray, k: int) -> np.ndarray:
+    scores = queries.astype(np.float64) @ index.astype(np.float64).T
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (8, 1, 1)])
+@pytest.mark.parametrize("block", [64, 1000, 4096])
+def test_nearest_are_those_of_brute_force_on_any_mesh_and_block(shape, block) -> None:
+    import jax
+
+    mesh = meshes.make_mesh(shape, jax.devices()[: int(np.prod(shape))])
+    queries, index = vectors(11), vectors(1003, seed=1)
+    ids, scores = top_k(queries, index, 5, mesh=mesh, block=block)
+    np.testing.assert_array_equal(ids, brute(queries, index, 5))
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ index.T, ids, axis=1), atol=1e-6)
+
+
+def test_of_equals_the_lower_row_and_of_few_all() -> None:
+    index = np.repeat(vectors(2), 3, axis=0)
+    ids, scores = top_k(index[:1], index, 8)
+    assert ids[0].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+    assert np.isneginf(scores[0, 6:]).all()
+
+
+def test_a_group_is_never_found_by_its_own() -> None:
+    index, groups = vectors(40), np.arange(40) // 4
+    ids, _ = top_k(index, index, 3, query_groups=groups, index_groups=groups, block=16)
+    assert (groups[ids] != groups[:, None]).all()
+
+
+def test_k_by_the_papers_formula() -> None:
+    p = [0.0, 0.3, 0.5, 0.51, 0.6, 0.75, 0.8, 0.875, 0.9, 0.99, 1.0]
+    assert neighbours(np.array(p)).tolist() == [8, 8, 8, 4, 4, 2, 2, 1, 1, 1, 0]
+    assert neighbours(np.array([0.7]), 10).tolist() == [3]
+    with pytest.raises(DataError, match="probabilities"):
+        neighbours(np.array([1.2]))
+
+
+def test_selection_by_hand() -> None:
+    """Two gold pairs on a circle: the first is wrong and takes three, the second takes ceil(3 * 0.2) = 1."""
+
+    def at(*degrees: float) -> np.ndarray:
+        angles = np.deg2rad(degrees)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    found = select(
+        np.array([100, 200]),
+        np.array([0.2, 0.8]),
+        at(0, 90),
+        np.array([1, 2, 3, 4, 5]),
+        at(10, 40, 50, 80, 180),
+        k_max=3,
+    )
+    assert found.select("row", "gold", "k", "rank").rows() == [
+        (1, 100, 3, 0),
+        (2, 100, 3, 1),
+        (3, 100, 3, 2),
+        (4, 200, 1, 0),
+    ]
+    with pytest.raises(DataError, match="row 1 is gold and in the pool"):
+        select(np.array([1]), np.array([0.2]), at(0), np.array([1, 2]), at(0, 10))
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), gold=st.integers(1, 12), pool=st.integers(1, 50), k_max=st.integers(1, 8))
+def test_each_row_of_the_pool_is_selected_once_and_for_its_nearest(seed, gold, pool, k_max) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.permutation(100)
+    p = random.random(gold)
+    g, n = vectors(12, 4, seed)[:gold], vectors(50, 4, seed + 1)[:pool]
+    found = select(rows[:gold], p, g, rows[50 : 50 + pool], n, k_max=k_max)
+    assert found["row"].is_unique().all() and set(found["row"]) <= set(rows[50 : 50 + pool].tolist())
+    assert len(found) <= neighbours(p, k_max).sum()
+    assert (found["rank"] < found["k"]).all()
+    order = random.permutation(pool)
+    again = select(rows[:gold], p, g, rows[50 : 50 + pool][order], n[order], k_max=k_max)
+    assert again.equals(found)
+
+
+def test_worked_examples_never_share_the_prompt() -> None:
+    prompts = np.array(["a", "b", "c"])
+    found = worked_examples(vectors(3), prompts, vectors(3), prompts, k=3)
+    assert all(i not in row for i, row in enumerate(found.tolist()))
+    assert (np.sort(found, axis=1)[:, 0] == -1).all()  # two others each
+
+
+def test_hashed_n_grams_know_like_from_unlike() -> None:
+    embed = embedder("hashed:512").embed
+    a, b, c, empty = embed(["How do I boil an egg?", "how do i boil an egg", "Sort a list in Rust", ""])
+    assert a @ b > 0.8 > 0.3 > a @ c
+    np.testing.assert_allclose([a @ a, empty @ empty], [1, 0], atol=1e-6)
+    np.testing.assert_array_equal(HashedNgrams(512).embed(["Sort a list in Rust"])[0], c)
+    for name in ("word2vec", "hashed:1", "hashed:many"):
+        with pytest.raises(ConfigError):
+            embedder(name)
+
+
+def test_attributes_enter_the_text() -> None:
+    pair = Comparison((Message("user", "Boil an egg?"),), ("Yes.", "No."), source="s")
+    attributes = Attributes(
+        category="Others",
+        objectivity="objective",
+        controversiality="low",
+        desired="short",
+        guideline="pick facts",
+    )
+    assert text_of(pair) == "user: Boil an egg?"
+    assert "pick facts" in text_of(pair, attributes) and "Yes." not in text_of(pair, attributes)
