@@ -24,14 +24,15 @@ def within(
       ties: what as many votes for the first as for the second are, or fewer for either than for a tie.
 
     Returns:
-      +1, -1, 0 or None, and its confidence: the share of all votes that agree with it (0 for None).
+      +1, -1, 0 or None, and its confidence: the share of all votes that agree with it (0 for None, and for a tie that
+      no vote called one).
     """
     said = [vote for vote in votes if vote is not None]
     if not said or len(said) < quorum * len(votes):
         return None, 0.0
     first, second, even = (said.count(value) for value in (1, -1, 0))
     if first == second or even > max(first, second):
-        return (0, (even or len(said) - even) / len(votes)) if ties == "tie" else (None, 0.0)
+        return (0, even / len(votes)) if ties == "tie" else (None, 0.0)
     return (1, first / len(votes)) if first > second else (-1, second / len(votes))
 
 

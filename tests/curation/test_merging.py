@@ -11,7 +11,7 @@ from rewardscale.curation.merging import across, within
     [
         ([1, 1, -1], (1, 2 / 3)),
         ([-1, -1, -1, 1], (-1, 3 / 4)),
-        ([1, -1], (0, 1)),  # swapping the order swapped the answer: position bias, not a preference
+        ([1, -1], (0, 0)),  # swapping the order swapped the answer: position bias, not a preference
         ([0, 0, 1], (0, 2 / 3)),
         ([1, 1, 0, 0], (1, 1 / 2)),
         ([1, None], (1, 1 / 2)),
