@@ -16,7 +16,7 @@ import functools
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ import polars as pl
 
 from rewardscale import __version__, atomic, stages
 from rewardscale.config import ConfigError, content_hash, to_mapping
-from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.config.build import BuildConfig
 from rewardscale.data import arrays
 from rewardscale.data import corpus as corpora
-from rewardscale.data.build import decontaminate, exact, near, normalise, write
-from rewardscale.data.build.parts import Dropped, Part, arguments, folders, grouped, inputs, parts_of
+from rewardscale.data.build import decontaminate, exact, near, normalise
+from rewardscale.data.build.parts import Dropped, Part, grouped, parts_of
+from rewardscale.data.build.tasks import normalise_tasks, place, row_tasks, survivor_tasks
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus
 from rewardscale.data.levels import Level, write_level
@@ -106,8 +107,8 @@ def _portable(config: BuildConfig, data_dir: Path | None) -> BuildConfig:
     """The config with names in the place of local paths: where inputs lie says nothing about what they are."""
 
     def name(path: str) -> str:
-        place = Path(_place(path, data_dir))
-        return place.resolve().name if path and place.exists() else path
+        where = Path(place(path, data_dir))
+        return where.resolve().name if path and where.exists() else path
 
     sets = []
     for entry in config.decontaminate.sets:
@@ -176,8 +177,8 @@ def _evaluation_set(entry: str, work: Path, data_dir: Path | None) -> decontamin
     name, _, where = entry.partition("=")
     before, colon, path = where.partition(":")
     if not colon or before not in registry():
-        return decontaminate.evaluation_set(name, Path(_place(where, data_dir)))
-    located = locate(adapter(before), _place(path, data_dir))
+        return decontaminate.evaluation_set(name, Path(place(where, data_dir)))
+    located = locate(adapter(before), place(path, data_dir))
     items = (one for unit in located.units() for one in read(located.adapter, unit))
     target = work / "evaluation" / f"{name}.jsonl"
     decontaminate.write_texts(target, (one.comparison for one in items if isinstance(one, Judged)))
@@ -193,7 +194,7 @@ def _finished(directory: Path, asked: str, config: BuildConfig, data_dir: Path |
             "choose another --out, or delete it"
         )
     for source, known in zip(config.sources, record["sources"], strict=True):
-        where = Path(_place(source.path, data_dir))
+        where = Path(place(source.path, data_dir))
         # A source that is no longer here, or was never (the hub's), says nothing.
         if (
             changed := source.path
@@ -216,79 +217,6 @@ def _changed(where: Path, files: Sequence[Mapping[str, Any]], built: float) -> s
         if path.stat().st_mtime >= built and atomic.sha256(path) != file["sha256"]:
             return str(path)
     return None
-
-
-def survivor_tasks(groups: Sequence[Sequence[Part]], dropped: Sequence[Any]) -> list[stages.Task]:
-    """A task a group of parts."""
-    files = [str(path) for one in dropped for path in one.files]
-    outputs = tuple(output for one in dropped for output in one.outputs)
-    return [
-        stages.Task(
-            f"survivors-{number:05d}",
-            "rewardscale.data.build.write:survivors",
-            {"parts": arguments(group)},
-            (*inputs(group), *outputs),
-            {"folders": folders(group), "drops": files},
-        )
-        for number, group in enumerate(groups)
-    ]
-
-
-def row_tasks(
-    config: BuildConfig, groups: Sequence[Sequence[Part]], surviving: Sequence[stages.Done]
-) -> list[stages.Task]:
-    """A task for each 100,000 rows. Raises DataError if no row is left."""
-    pieces = [
-        (part, done, done.folder / f"keep-{number:05d}.npy", kept)
-        for group, done in zip(groups, surviving, strict=True)
-        for number, (part, kept) in enumerate(zip(group, done.counts["kept"], strict=True))
-    ]
-    total = sum(kept for *_, kept in pieces)
-    if not total:
-        raise DataError("no comparison is left after deduplication and decontamination")
-    shards = -(-total // corpora.RECORDS_PER_SHARD)
-    of = -(-total // write.ROWS_A_TASK)
-    tasks = []
-    for number, chosen in enumerate(_cut(pieces, write.ROWS_A_TASK)):
-        parts = [part for part, *_ in chosen]
-        outputs = dict.fromkeys(done.output for _, done, *_ in chosen)
-        tasks.append(
-            stages.Task(
-                f"rows-{number:05d}",
-                "rewardscale.data.build.write:rows",
-                {
-                    "first_row": number * write.ROWS_A_TASK,
-                    "shards": shards,
-                    "number": number,
-                    "of": of,
-                    "split": dataclasses.asdict(config.split),
-                    "parts": arguments(parts),
-                    "spans": [list(span) for *_, span in chosen],
-                },
-                (*inputs(parts), *outputs),
-                {"folders": folders(parts), "keeps": [str(keep) for _, _, keep, _ in chosen]},
-            )
-        )
-    return tasks
-
-
-def _cut(
-    pieces: Sequence[tuple[Part, stages.Done, Path, int]], size: int
-) -> Iterator[list[tuple[Part, stages.Done, Path, tuple[int, int]]]]:
-    """Survivors of consecutive parts in lots of `size`, the last one smaller."""
-    lot: list[tuple[Part, stages.Done, Path, tuple[int, int]]] = []
-    room = size
-    for part, done, keep, kept in pieces:
-        at = 0
-        while at < kept:
-            taken = min(room, kept - at)
-            lot.append((part, done, keep, (at, at + taken)))
-            at, room = at + taken, room - taken
-            if not room:
-                yield lot
-                lot, room = [], size
-    if lot:
-        yield lot
 
 
 def _record(
@@ -412,45 +340,3 @@ def _licences(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _first_refusals(normalised: Sequence[Sequence[stages.Done]]) -> str:
     refused = normalise.total(done.counts["refused"] for tasks in normalised for done in tasks)
     return ", ".join(f"{code} ({count})" for code, count in refused.items()) or "the sources are empty"
-
-
-def normalise_tasks(config: BuildConfig, source: SourceConfig, data_dir: Path | None) -> list[stages.Task]:
-    """A task a unit of the source's files. Raises ConfigError, DataError if it cannot be had."""
-    known = adapter(source.adapter)
-    if known.evaluation_only and not source.evaluation:
-        raise ConfigError(
-            f"{source.adapter} is made to evaluate reward models with; set `evaluation` of the source to train on it, "
-            "or name it in decontaminate.sets"
-        )
-    located = locate(known, _place(source.path, data_dir), revision=source.revision or None)
-    units = located.units() if not source.limit else list(located.files[:1])
-    units = [u for u in units if not (source.split and u.split and u.split != source.split)]
-    if not units:
-        raise DataError(f"{source.called}: {located.root} holds no file of split {source.split!r}")
-    return [
-        stages.Task(
-            f"unit-{number:05d}",
-            "rewardscale.data.build.normalise:unit",
-            {
-                "source": dataclasses.asdict(source) | {"path": "."},  # where it lies decides nothing
-                "part": {f.name: getattr(unit, f.name) for f in dataclasses.fields(unit) if f.name != "root"},
-                "seed": config.seed,
-                "most_bytes": config.most_bytes,
-            },
-            (_stamp(unit.path),),
-            {"root": str(Path(unit.root).absolute())},
-        )
-        for number, unit in enumerate(units)
-    ]
-
-
-def _place(path: str, data_dir: Path | None) -> str:
-    if data_dir and path and (data_dir / path).exists():
-        return str(data_dir / path)
-    return path
-
-
-def _stamp(path: Path) -> str:
-    """Changes when the file does; contents are hashed by the task that reads them."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return content_hash([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
