@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -77,6 +77,25 @@ class Corpus:
         """Comparisons in row order, read shard by shard."""
         for record in iterate_records(self.shards):
             yield Comparison.from_bytes(record)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[Comparison]:
+        """The comparisons of these rows, in their order; no others are read.
+
+        Raises DataError for a row that there is not, or a shard that cannot be read.
+        """
+        wanted = np.asarray(rows, np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise DataError(f"{self.directory} has rows 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+        ends = np.cumsum(self.shards.counts)
+        shard = np.searchsorted(ends, wanted, side="right")
+        out: list[Comparison | None] = [None] * len(wanted)
+        for number in np.unique(shard):
+            places = np.flatnonzero(shard == number)
+            path, first = self.shards.paths[number], ends[number] - self.shards.counts[number]
+            records = read_records(path, (wanted[places] - first).tolist())
+            for place, record in zip(places.tolist(), records, strict=True):
+                out[place] = Comparison.from_bytes(record)
+        return cast(list[Comparison], out)
 
 
 def write_shards(
@@ -206,6 +225,17 @@ def read_shard(path: Path, count: int) -> list[bytes]:
         raise DataError(f"{path} cannot be read ({error}): corrupt; build it again") from error
     if len(records) != count:
         raise DataError(f"{path} holds {len(records)} records, its description says {count}; build it again")
+    return records
+
+
+def read_records(path: Path, places: Sequence[int]) -> list[bytes]:
+    """Some records of a shard, in the order asked for. Raises DataError if it cannot be read."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        records = reader.read(list(places))
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(f"{path} cannot be read ({error}): corrupt; build it again") from error
     return records
 
 

@@ -37,6 +37,8 @@ _SEARCH_TOLERANCE = 1e-6  # for the fits of a cross-validation
 _PATIENCE = 2  # points of the grid past the minimum of the cross-validation that are still tried
 # scipy's own tests are off: the bound on the gap is the only way to succeed
 _SOLVER_OPTIONS = {"maxcor": 20, "ftol": 0, "gtol": 0, "maxiter": 20_000, "maxfun": 40_000}
+_REDUCE_TEXTS = 4_000  # more distinct texts are fitted on their features directly,
+_DENSE_COLUMNS = 256  # which are faster dense up to this many columns
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
@@ -178,6 +180,14 @@ def reduce(features: sparse.csr_array) -> np.ndarray:
         return features.toarray()
     values, vectors = np.linalg.eigh((features @ features.T).toarray())
     return np.ascontiguousarray(vectors * np.sqrt(np.maximum(values, 0)))
+
+
+def fitting_features(texts: Sequence[str], config: ConvexConfig) -> Features:
+    """`featurize(texts, config)` in the form that is fitted fastest: rotated, dense or as it is."""
+    sparse_features = featurize(texts, config)
+    if len(texts) <= _REDUCE_TEXTS:
+        return reduce(sparse_features)
+    return sparse_features.toarray() if _shape(sparse_features)[1] <= _DENSE_COLUMNS else sparse_features
 
 
 def rewards(features: Features, fit: Fit) -> np.ndarray:

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -178,55 +178,18 @@ def _transformer(
     on_metrics: OnMetrics | None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Trains and scores a transformer: rewards [rows, 2] and its record."""
-    from rewardscale import mesh  # jax is imported only where it computes
-    from rewardscale.data import pipeline
-    from rewardscale.evaluation import scorer
-    from rewardscale.training import loop
+    from rewardscale.training.subset_run import train_and_score  # jax is imported only where it computes
 
-    run, runtime, view = cell.run, context.runtime, context.view
-    assert isinstance(run.model, ModelConfig) and run.recipe is not None and view is not None
-    recipe = run.recipe
-    data = pipeline.prepare(
-        view,
+    assert context.view is not None
+    return train_and_score(
+        cell.run,
         chosen,
-        positions=recipe.positions(run.pairs),
-        batch=recipe.batch_size(run.pairs),
-        seed=run.seed,
-        draw=run.draw,
-        max_length=recipe.max_length,
-        too_long=recipe.too_long,
-        row_length=runtime.row_length,
-        rows_per_microbatch=runtime.rows_per_microbatch,
-    )
-    devices = mesh.make_mesh(runtime.mesh)
-    trained = loop.train(
-        run,
-        data,
-        runtime,
-        devices,
+        rows,
+        context.view,
+        context.runtime,
         directory,
+        on_progress=on_progress,
         on_metrics=on_metrics,
-        on_progress=lambda done, steps: on_progress(done / steps),
-    )
-    started = time.perf_counter()
-    batches = _scoring_batches(view.directory, rows.tobytes(), recipe.max_length, runtime)
-    options = loop.forward_options(recipe.dtype, runtime)
-    rewards = scorer.score(run.model, trained.params, batches, options, devices)
-    record = trained.record | {"eval_seconds": time.perf_counter() - started, "hardware": mesh.describe()}
-    return rewards, record
-
-
-@functools.lru_cache(maxsize=8)
-def _scoring_batches(view: Path, rows: bytes, max_length: int, runtime: Runtime):
-    from rewardscale.data.tokenised import open_view
-    from rewardscale.evaluation import scorer
-
-    return scorer.prepare(
-        open_view(view),
-        np.frombuffer(rows, np.uint32),
-        max_length=max_length,
-        rows_per_microbatch=runtime.rows_per_microbatch,
-        row_length=runtime.row_length,
     )
 
 
@@ -273,23 +236,14 @@ def _convex(
 
 
 _FEATURES: dict[tuple[str, Any], Any] = {}
-_REDUCE_TEXTS = 4_000  # more distinct texts are fitted on their features directly,
-_DENSE_COLUMNS = 256  # which are faster dense up to this many columns
 
 
 def _features(dataset: Dataset, config: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features of the corpus's distinct responses, and which of them each comparison's responses are [rows, 2]."""
     key = (dataset.corpus.fingerprint, config)
     if key not in _FEATURES:
-        text = dataset.texts().astype(np.int64)
-        responses = _responses(dataset)
-        sparse = convex.featurize(responses, config)
-        if len(responses) <= _REDUCE_TEXTS:
-            features = convex.reduce(sparse)
-        else:
-            _, columns = cast(tuple[int, int], sparse.shape)
-            features = sparse.toarray() if columns <= _DENSE_COLUMNS else sparse
-        _FEATURES[key] = (features, text)
+        features = convex.fitting_features(_responses(dataset), config)
+        _FEATURES[key] = (features, dataset.texts().astype(np.int64))
     return _FEATURES[key]
 
 

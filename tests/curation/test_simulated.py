@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rewardscale.config import ConfigError
+from rewardscale.config.curation import Rates
 from rewardscale.curation.annotators.base import Question
-from rewardscale.curation.annotators.simulated import Rates, SimulatedAnnotator, independent_curator
+from rewardscale.curation.annotators.simulated import SimulatedAnnotator, independent_curator
 from rewardscale.data.comparison import Comparison, Message
 
 N = 4000

@@ -9,52 +9,14 @@ the one shown first. What decides is a number that belongs to (seed, annotator, 
 `shared` of pairs, to (seed, comparison) alone: annotators then err together. So asking again gives the same answer.
 """
 
-import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from rewardscale.config import ConfigError
+from rewardscale.config.curation import Rates
 from rewardscale.curation.annotators.base import Estimate, Question
 from rewardscale.curation.merging import Ties, within
 from rewardscale.data.ledger.schema import Verdict
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """How a simulated annotator errs.
-
-    Attributes:
-      lapse: probability of an error at the largest margin, below 1/2. noise: margin, in Bradley-Terry units, at which
-        errors have become rare; 0 for none that hang on the margin.
-      consistency: share of pairs on which all its votes are one vote. shared: share of pairs on which it errs where
-        every other such annotator errs. longer, shown_first: share of votes that go to the longer response, to the one
-        shown first, whatever they say. skips: share of pairs of which it cannot say.
-    """
-
-    lapse: float = 0.0
-    noise: float = 0.0
-    consistency: float = 0.0
-    shared: float = 0.0
-    longer: float = 0.0
-    shown_first: float = 0.0
-    skips: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.lapse < 0.5 or self.noise < 0:
-            raise ConfigError("rates: lapse must lie in [0, 0.5) and noise must not be negative")
-        for name in ("consistency", "shared", "longer", "shown_first", "skips"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"rates: {name} must lie in [0, 1]")
-        if self.longer + self.shown_first > 1:
-            raise ConfigError("rates: longer + shown_first must not exceed 1")
-
-    def error(self, margin: float) -> float:
-        """Probability of an error of judgement on a pair of this gold margin."""
-        if not self.noise:
-            return self.lapse
-        hard = 1 / (1 + math.exp(min(abs(margin) / self.noise, 700.0)))
-        return self.lapse + (1 - 2 * self.lapse) * hard
 
 
 class SimulatedAnnotator:

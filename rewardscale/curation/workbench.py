@@ -1,0 +1,291 @@
+"""What the stages of one pass work with, and how they ask: judges, people, attributes, embeddings, models.
+
+A pass is the pipeline from stage 0 to stage 2 in one folder, with people or without. Whatever it asks ends in the
+ledger; what was answered is not asked again.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rewardscale import atomic
+from rewardscale.config.curation import CurationConfig, SimulatedConfig
+from rewardscale.curation.annotators.backend import AnnotationBackend, make_tasks
+from rewardscale.curation.annotators.base import Annotator, Example, Question
+from rewardscale.curation.annotators.llm import panel
+from rewardscale.curation.annotators.llm.attributes import AttributeWriter
+from rewardscale.curation.annotators.llm.budget import Budget
+from rewardscale.curation.annotators.llm.calls import CallLog
+from rewardscale.curation.annotators.llm.judge import LLMJudge
+from rewardscale.curation.annotators.recorded import Recorded
+from rewardscale.curation.annotators.simulated import SimulatedAnnotator
+from rewardscale.curation.annotators.stand_ins import PastVotes, SimulatedPeople
+from rewardscale.curation.inputs import Inputs
+from rewardscale.curation.known import STAND_IN, Known, known
+from rewardscale.curation.retrieval.embed import Embedder, embedder, text_of
+from rewardscale.curation.retrieval.select import worked_examples
+from rewardscale.curation.rewards import Trainer
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.ledger.schema import CATEGORIES, Attributes, Verdict
+
+AT_ONCE = 4096  # questions between two commits to the ledger
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+class Waiting(Exception):
+    """People have not judged all pairs yet; the message says how many, and what to do."""
+
+
+@dataclasses.dataclass
+class Workbench:
+    """Attributes: see the module. `directory`: the pass's folder. `progress`: told (what, done, total)."""
+
+    config: CurationConfig
+    inputs: Inputs
+    directory: Path
+    ledger: Ledger
+    judges: list[Annotator]
+    people: AnnotationBackend | None
+    writer: AttributeWriter | None
+    embedder: Embedder
+    trainer: Trainer
+    progress: Progress
+
+    # --- what is known -------------------------------------------------------------------------------
+
+    def known(self, *, before: int | None = None) -> Known:
+        """What the verdicts of iterations `before` that one say."""
+        return known(self.inputs, self.config, self.ledger.read(), before=before)
+
+    def questions(self, rows: Sequence[int] | np.ndarray, examples: np.ndarray | None = None) -> list[Question]:
+        """A question a row, with its attributes; examples: int64 [rows, k] gold rows, -1 for none."""
+        attributes, gold = self.ledger.attributes_by_row(), self.known().gold
+        shown = {} if examples is None else self._examples(np.unique(examples[examples >= 0]), gold, attributes)
+        found = []
+        for number, (row, comparison) in enumerate(
+            zip(np.asarray(rows).tolist(), self.inputs.corpus.take(rows), strict=True)
+        ):
+            own = [] if examples is None else [shown[e] for e in examples[number].tolist() if e >= 0]
+            found.append(Question(row, comparison, attributes.get(row), tuple(own)))
+        return found
+
+    def _examples(
+        self, rows: np.ndarray, gold: np.ndarray, attributes: dict[int, Attributes]
+    ) -> dict[int, Example]:
+        comparisons = self.inputs.corpus.take(rows)
+        return {
+            row: Example(comparison, int(gold[row]), attributes.get(row))
+            for row, comparison in zip(rows.tolist(), comparisons, strict=True)
+        }
+
+    # --- embeddings ----------------------------------------------------------------------------------
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [rows, d] of the conversations alone, as the pool has no attributes. Kept on disk, one a prompt."""
+        path = self.directory / "embeddings" / f"{self.embedder.fingerprint}.npy"
+        prompts, first, inverse = np.unique(self.inputs.prompts, return_index=True, return_inverse=True)
+        if not path.exists():
+            with atomic.new_file(path) as file:
+                texts = [text_of(c) for c in self.inputs.corpus.take(first)]
+                np.save(file, self._embed(texts))
+        held = np.load(path, mmap_mode="r")
+        assert len(held) == len(prompts)
+        return np.asarray(held[inverse[rows]])
+
+    def vectors_with_attributes(self, questions: Sequence[Question]) -> np.ndarray:
+        """float32 [questions, d] of conversation and attributes."""
+        return self.embedder.embed([text_of(q.comparison, q.attributes) for q in questions])
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        pieces = []
+        for at in range(0, len(texts), AT_ONCE):
+            pieces.append(self.embedder.embed(texts[at : at + AT_ONCE]))
+            self.progress("embeddings", min(at + AT_ONCE, len(texts)), len(texts))
+        return np.concatenate(pieces)
+
+    # --- asking --------------------------------------------------------------------------------------
+
+    def describe(self, rows: np.ndarray) -> None:
+        """Has attributes written of pairs that have none."""
+        there = self.ledger.attributes_by_row()
+        missing = [row for row in np.asarray(rows).tolist() if row not in there]
+        if not missing or not self.config.attributes:
+            return
+        with self.ledger.log("attributes") as log:
+            if self.writer is None:
+                for row, comparison in zip(missing, self.inputs.corpus.take(missing), strict=True):
+                    log.add_attributes(row, comparison.id, simulated_attributes(comparison.id, comparison.category))
+                return
+            for number, one in enumerate(self.writer.describe(self.questions(missing)), start=1):
+                log.add_attributes(one.row, one.comparison, one.attributes)
+                self.progress("attributes", number, len(missing))
+
+    def ask_judges(self, questions: Sequence[Question], iteration: int) -> None:
+        """A verdict a question and judge, into the ledger. Raises BudgetSpent, EndpointError."""
+        models = [judge for judge in self.judges if isinstance(judge, LLMJudge)]
+        others = [judge for judge in self.judges if not isinstance(judge, LLMJudge)]
+        for at in range(0, len(questions), AT_ONCE):
+            some = questions[at : at + AT_ONCE]
+            verdicts: list[Verdict] = []
+            for judge in others:
+                verdicts += judge.judge(some, iteration=iteration)
+            if models:
+                for verdict in panel.run(models, some, iteration=iteration):
+                    verdicts.append(verdict)
+                    self.progress(f"judges, iteration {iteration}", len(verdicts), len(some) * len(self.judges))
+            # In whatever order they came, the part is the same.
+            self.ledger.append(sorted(verdicts, key=lambda v: (v.row, v.annotator)))
+            self.progress(f"judges, iteration {iteration}", min(at + AT_ONCE, len(questions)), len(questions))
+
+    def ask_people(self, questions: Sequence[tuple[Question, float]], iteration: int) -> None:
+        """People's verdicts on questions, each with how informative it is, into the ledger.
+
+        Where there are no people the judges' merged verdicts stand in for them. Raises Waiting until people are done.
+        """
+        if not questions:
+            return
+        if self.people is None:
+            self._stand_in([question for question, _ in questions], iteration)
+            return
+        people = self.config.people
+        tasks = make_tasks(questions, overlap=people.overlap, shared=people.shared, seed=self.config.seed)
+        self.people.push_tasks(iteration, tasks)
+        status = self.people.status(iteration)
+        if not status.done:
+            raise Waiting(
+                f"iteration {iteration}: people have judged {status.complete:,} of {status.tasks:,} pairs "
+                f"({status.given:,} of {status.wanted:,} verdicts)"
+            )
+        self.people.close(iteration)
+        verdicts = self.people.pull_verdicts(iteration)
+        self.ledger.append(sorted(verdicts, key=lambda v: (v.row, v.round, v.annotator)))
+
+    def _stand_in(self, questions: Sequence[Question], iteration: int) -> None:
+        silver = self.known().silver
+        self.ledger.append(
+            [
+                Verdict(
+                    row=q.row,
+                    comparison=q.comparison.id,
+                    annotator=STAND_IN,
+                    kind="llm_judge",
+                    preferred=int(silver[q.row]) or None,
+                    iteration=iteration,
+                    key=f"{STAND_IN}:{q.comparison.id}:{q.row}",
+                )
+                for q in questions
+            ]
+        )
+
+    def with_examples(self, rows: np.ndarray, state: Known) -> list[Question]:
+        """Questions with the nearest gold pairs as worked examples, as far as they may be shown."""
+        plain = self.questions(rows)
+        gold = np.flatnonzero(state.gold_training)
+        if not self.config.examples or not len(gold) or not len(rows):
+            return plain
+        nearest = worked_examples(
+            self.vectors_with_attributes(plain),
+            self.inputs.prompts[rows],
+            self.vectors_with_attributes(self.questions(gold)),
+            self.inputs.prompts[gold],
+            k=min(self.config.examples, len(gold)),
+        )
+        return self.questions(rows, np.where(nearest >= 0, gold[nearest], -1))
+
+
+def simulated_attributes(identity: str, category: str) -> Attributes:
+    """Attributes that hang on the pair's id alone, in the shares that the paper reports (appendix D.2)."""
+
+    def number(what: str) -> float:
+        return int.from_bytes(hashlib.blake2b(f"{what}:{identity}".encode(), digest_size=8).digest()) / 2**64
+
+    where = hashlib.blake2b(category.encode(), digest_size=4).digest()
+    u = number("controversiality")
+    return Attributes(
+        category=CATEGORIES[int.from_bytes(where) % len(CATEGORIES)],
+        objectivity="objective" if number("objectivity") < 0.75 else "subjective",
+        controversiality="low" if u < 0.74 else "medium" if u < 0.94 else "high",
+        desired="what the simulated user wants",
+        guideline="prefer the response with the higher reward",
+        author="simulated-attributes",
+    )
+
+
+@contextlib.contextmanager
+def workbench(
+    config: CurationConfig, inputs: Inputs, directory: Path, calls: Path, progress: Progress
+) -> Iterator[Workbench]:
+    """Opens a pass's folder and its annotators, whose paid answers lie in `calls`, and closes them."""
+    with contextlib.ExitStack() as resources:
+
+        def recorded(one: SimulatedConfig) -> Recorded:
+            assert inputs.margin is not None
+            annotator = SimulatedAnnotator(
+                one.called,
+                one.rates,
+                lambda row: float(inputs.margin[row]),  # type: ignore[index]
+                votes=one.votes,
+                ties="tie" if config.tie == "tie" else "cannot_say",
+                cost=one.cost,
+                seconds=one.seconds,
+                seed=config.seed,
+            )
+            kept = Recorded(annotator, calls)
+            resources.callback(kept.close)
+            return kept
+
+        judges: list[Annotator] = [recorded(judge) for judge in config.judges]
+        writer = None
+        if config.llm_judges:
+            log = resources.enter_context(CallLog(calls / "llm", Budget(config.budget)))
+            judges += [LLMJudge(judge, log) for judge in config.llm_judges]
+            named = {judge.name: judge for judge in config.llm_judges}
+            if config.attributes in named:
+                writer = AttributeWriter(
+                    dataclasses.replace(named[config.attributes], prompt="attributes", votes=1), log
+                )
+        people: AnnotationBackend | None = None
+        if config.people.kind == "simulated":
+            people = SimulatedPeople([recorded(person) for person in config.people.simulated])
+        elif config.people.kind == "votes":
+            assert inputs.votes is not None
+            people = PastVotes(inputs.votes)
+        yield Workbench(
+            config=config,
+            inputs=inputs,
+            directory=directory,
+            ledger=Ledger(directory / "ledger"),
+            judges=judges,
+            people=people,
+            writer=writer,
+            embedder=embedder(config.embedder),
+            trainer=Trainer(config, inputs.corpus, directory),
+            progress=progress,
+        )
+
+
+def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None = None) -> list[dict]:
+    """A line an annotator who asks for money or time: calls, tokens, money, minutes."""
+    if iteration is not None:
+        verdicts = verdicts.filter(pl.col("iteration") == iteration)
+    return (
+        verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
+        .group_by("annotator", "kind")
+        .agg(
+            verdicts=pl.len(),
+            calls=(pl.col("votes_first") + pl.col("votes_second") + pl.col("votes_tie") + pl.col("votes_failed"))
+            .cast(pl.Int64)
+            .sum(),
+            tokens_in=pl.col("tokens_in").cast(pl.Int64).sum(),
+            tokens_out=pl.col("tokens_out").cast(pl.Int64).sum(),
+            money=pl.col("cost").cast(pl.Float64).sum().round(9),
+            minutes=(pl.col("seconds").cast(pl.Float64).sum() / 60).round(6),
+        )
+        .sort("annotator")
+        .to_dicts()
+    )
