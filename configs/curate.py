@@ -1,7 +1,7 @@
 """The two-stage curation pipeline, from raw labels to levels that a sweep trains on.
 
-python -m rewardscale.curate --config=curate.py                        # a planted world of 5,000 pairs: 2 min on two cores
-python -m rewardscale.curate --config=curate.py:tiny                   # 600 pairs: 20 seconds
+python -m rewardscale.curate --config=curate.py                        # a planted world of 5,000 pairs
+python -m rewardscale.curate --config=curate.py:tiny                   # 600 pairs, seconds
 python -m rewardscale.curate --config=curate.py:votes --data_dir=DIR   # ukpconvarg1: people's votes, a simulated judge
 python -m rewardscale.curate plan --config=curate.py                   # what it would ask and cost
 
@@ -23,7 +23,12 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 JUDGES = (
-    {"name": "judge-large", "rates": {"lapse": 0.08, "noise": 0.6, "shown_first": 0.04}, "votes": 4, "cost": 0.002},
+    {
+        "name": "judge-large",
+        "rates": {"lapse": 0.08, "noise": 0.6, "shown_first": 0.04},
+        "votes": 4,
+        "cost": 0.002,
+    },
     {
         "name": "judge-small",
         "rates": {"lapse": 0.12, "noise": 0.9, "shown_first": 0.15, "longer": 0.1, "shared": 0.3},
@@ -51,6 +56,7 @@ def _planted(config: ConfigDict) -> None:
     config.people.kind, config.people.simulated = "simulated", PEOPLE
     config.people.money_per_hour = 20.0
     config.raw_price = 0.001
+    config.selected = 250  # more would use up the pool before the last iteration
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -59,7 +65,7 @@ def _tiny(config: ConfigDict) -> None:
     config.name = "curate-tiny"
     config.planted.train, config.planted.validation, config.planted.test = 600, 100, 200
     config.seed_pairs, config.seed_people = 160, 40
-    config.iterations, config.people_per_iteration = 2, 20
+    config.iterations, config.people_per_iteration, config.selected = 2, 20, 80
     config.reward_model = "hash256"
 
 

@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses flags, does one of the steps, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
     commands = {"run": _run, "plan": _plan, "status": _status, "people": _people}
-    return exit_code(lambda: commands[options.command](options, overrides), kept="nothing written so far is lost")
+    return exit_code(
+        lambda: commands[options.command](options, overrides), kept="nothing written so far is lost"
+    )
 
 
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -101,7 +103,9 @@ def _people(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def closing(report: dict[str, Any], config: CurationConfig) -> str:
     """A line a level, and what was paid."""
-    out = [f"{'level':<18} {'pairs':>8} {'kept':>6} {'flipped':>8} {'held-out gold agrees':>24} {'true':>6} {'cost':>10}"]
+    out = [
+        f"{'level':<18} {'pairs':>8} {'kept':>6} {'flipped':>8} {'held-out gold agrees':>24} {'true':>6} {'cost':>10}"
+    ]
     for level in report["levels"]:
         if "@" in level["name"]:
             continue
@@ -158,7 +162,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         help="a bare name is looked for in configs/ (default: %(default)s)",
     )
     add("--workdir", type=Path, help="folder of the run (default: runs/<name>)")
-    add("--data_dir", type=Path, help="where real data lies (default: the environment variable REWARDSCALE_DATA)")
+    add(
+        "--data_dir",
+        type=Path,
+        help="where real data lies (default: the environment variable REWARDSCALE_DATA)",
+    )
     add("--serve", action="store_true", help="people: start the page where they judge")
     return configfile.parse_arguments(parser, arguments, example="--config.iterations=4")
 

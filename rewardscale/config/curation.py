@@ -25,7 +25,6 @@ LEVELS = (
     "selection_only",
 )
 PARTS = ("best_only", "gold_only")  # rule 2 with one reward model alone
-SNAPSHOTS = ("filtered", "corrected")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,33 +135,36 @@ class VotesSourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CurationConfig:
-    """A curation run (docs: Skywork-Reward-V2, arXiv 2507.01352, section 3).
+    """A curation run (Skywork-Reward-V2, arXiv 2507.01352, section 3).
 
     Attributes:
-      source: "planted" (a planted world), "votes" (ukpconvarg1) or "corpus": the finished corpus in the folder `corpus`.
+      source: "planted" (a planted world), "votes" (ukpconvarg1), "corpus" (the finished corpus in the folder `corpus`).
       seed_pairs: pairs of stage 0, drawn at random. seed_people: of these, how many people judge beside the validation
         split. validation: share of the seed's groups that people judge and that is never trained on, never shown as an
-        example and never asked for neighbours; "pairs" splits by pair instead (`validation_by`).
+        example and never asked for neighbours; `validation_by` "pairs" splits by pair instead of by "group".
       iterations: of stage 1. k_max: neighbours of a gold pair that the best reward model gets wrong. examples: worked
-        examples a question. selected: most pairs an iteration judges (0: no limit). people: pairs that people judge an
-        iteration. category_weight: added to a pair's informativeness (0 to 1) by its category.
-      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random).
+        examples a question. selected: most pairs an iteration judges (0: no limit). people_per_iteration: pairs of
+        these that people judge. category_weight: added to a pair's informativeness (0 to 1) by its category.
+      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random). embedder: see
+        curation/retrieval/embed.py.
       silver: what becomes of a judged pair whose label the judges turn round: "flip" (trained on as they say) or
         "remove" (not trained on).
-      ask_below: stage 2 keeps a pair unasked if the best reward model gives its label a probability above this.
-      recycling: whether discarded pairs whose flipped label passes are kept, flipped, at `corrected`.
-      reward_model: a preset's name: convex ("hash4096") or a transformer ("w16"), trained by `recipe` for each of
-        `epochs`; of the trained candidates (penalties, epochs) gold validation chooses.
-      judges, llm_judges: simulated ones, and models behind endpoints. attributes: who writes attributes: "simulated", ""
-        for nobody, or the name of an llm_judge whose endpoint and model are used.
+      ask_below: the probability, in [0.5, 1), above which the best reward model agrees with a label; stage 2 asks
+        judges about the other pairs. recycling: whether discarded pairs whose flipped label passes are kept, flipped,
+        at `corrected`.
+      reward_model: a preset's name: convex ("hash4096", `convex`) or a transformer ("w16"), trained by `recipe` for
+        each of `epochs`; of the trained candidates (penalties, epochs) gold validation chooses.
+      judges, llm_judges: simulated ones, and models behind endpoints. budget: of the latter. attributes: who writes
+        attributes: "simulated", "" for nobody, or the name of an llm_judge whose endpoint and model are used.
       tie: what as many votes for one as for the other make of a judge's verdict ("tie" or "cannot_say").
-      no_humans: whether the second pass, without people, is made. raw_price: of a raw pair, in `cost_unit`.
+      levels: which are written, of LEVELS and PARTS. no_humans: whether the second pass, without people, is made.
+      raw_price: of a raw pair, in `cost_unit`.
     """
 
     name: str = "curation"
     seed: int = 0
     source: str = "planted"
-    planted: PlantedConfig = PlantedConfig()
+    planted: PlantedConfig = dataclasses.field(default_factory=PlantedConfig)
     votes: VotesSourceConfig = VotesSourceConfig()
     corpus: str = ""
     seed_pairs: int = 400
@@ -190,7 +192,7 @@ class CurationConfig:
     attributes: str = "simulated"
     tie: str = "tie"
     people: PeopleConfig = PeopleConfig(kind="none")
-    budget: BudgetConfig = BudgetConfig()
+    budget: BudgetConfig = dataclasses.field(default_factory=BudgetConfig)
     levels: tuple[str, ...] = LEVELS
     no_humans: bool = True
     raw_price: float = 0.0
@@ -203,10 +205,15 @@ class CurationConfig:
         choice("silver", self.silver, ("flip", "remove"))
         choice("tie", self.tie, ("tie", "cannot_say"))
         positive("config", self, "seed_pairs", "k_max")
-        if min(self.iterations, self.examples, self.selected, self.people_per_iteration, self.seed_people) < 0:
+        if (
+            min(self.iterations, self.examples, self.selected, self.people_per_iteration, self.seed_people)
+            < 0
+        ):
             raise ConfigError("iterations, examples, selected and people's numbers must not be negative")
-        if not 0 < self.validation < 1 or not 0 <= self.ask_below <= 1:
-            raise ConfigError(f"validation={self.validation} must lie in (0, 1), ask_below in [0, 1]")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"validation={self.validation} must lie in (0, 1)")
+        if not 0.5 <= self.ask_below < 1:
+            raise ConfigError(f"ask_below={self.ask_below} must lie in [0.5, 1)")
         if self.source == "corpus" and not self.corpus:
             raise ConfigError("source is 'corpus': name the folder of a finished corpus in `corpus`")
         if self.people.kind == "votes" and self.source != "votes":
@@ -223,7 +230,9 @@ class CurationConfig:
         names = [judge.called for judge in self.judges] + [judge.name for judge in self.llm_judges]
         names += [person.called for person in self.people.simulated]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"judges and people: {', '.join(twice)} is there twice; each needs its own name")
+            raise ConfigError(
+                f"judges and people: {', '.join(twice)} is there twice; each needs its own name"
+            )
         if self.judges and self.source == "corpus":
             raise ConfigError("simulated judges need a source whose truth is known: planted or votes")
         known = ("", "simulated", *(judge.name for judge in self.llm_judges))

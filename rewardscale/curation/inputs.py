@@ -52,6 +52,11 @@ class Inputs:
         return len(self.manifest)
 
     @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """bool [rows]: pairs of the pool that have a label as found: the level raw."""
+        return self.pool & (self.original != 0)
+
+    @functools.cached_property
     def ids(self) -> list[str]:
         """Content id of each row."""
         return self.manifest["id"].to_list()
@@ -60,6 +65,11 @@ class Inputs:
     def prompts(self) -> np.ndarray:
         """Prompt hash of each row."""
         return self.manifest["prompt_hash"].to_numpy()
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [rows], characters of both responses together; reads the whole corpus."""
+        return np.fromiter((sum(map(len, c.responses)) for c in self.corpus), np.int64, len(self))
 
     @functools.cached_property
     def groups(self) -> np.ndarray:
@@ -105,7 +115,9 @@ def add_source_verdicts(inputs: Inputs, ledger: Ledger) -> None:
 def _inputs(corpus: Corpus, votes: pl.DataFrame | None = None) -> Inputs:
     manifest = corpus.manifest()
     if "preferred" not in manifest.columns:
-        raise DataError(f"{corpus.directory}: its manifest has no `preferred`; build it with rewardscale.build")
+        raise DataError(
+            f"{corpus.directory}: its manifest has no `preferred`; build it with rewardscale.build"
+        )
 
     def column(name: str) -> np.ndarray | None:
         return manifest[name].fill_null(0).to_numpy() if name in manifest.columns else None
@@ -125,7 +137,9 @@ def _finished(folder: Path, data_dir: Path | None) -> Corpus:
     for place in (data_dir / folder if data_dir and not folder.is_absolute() else folder, folder):
         if (place / "corpus").is_dir():
             return open_corpus(place / "corpus")
-    raise ConfigError(f"corpus={str(folder)!r} is no finished corpus: build it with python -m rewardscale.build")
+    raise ConfigError(
+        f"corpus={str(folder)!r} is no finished corpus: build it with python -m rewardscale.build"
+    )
 
 
 def _planted(config: CurationConfig, workdir: Path, progress: Callable[[int], None] | None) -> Corpus:
@@ -150,7 +164,9 @@ def _planted(config: CurationConfig, workdir: Path, progress: Callable[[int], No
 
 def _same(corpus: Corpus, about: dict, workdir: Path) -> Corpus:
     if corpus.about != json.loads(json.dumps(about)):
-        raise DataError(f"{corpus.directory} holds another corpus; delete {workdir} or choose another --workdir")
+        raise DataError(
+            f"{corpus.directory} holds another corpus; delete {workdir} or choose another --workdir"
+        )
     return corpus
 
 
@@ -183,7 +199,9 @@ def _votes(
     titles = titles[np.random.default_rng([_SPLIT, config.seed]).permutation(len(titles))]
     test, validation = config.votes.test_groups, config.votes.validation_groups
     if not 0 < test + validation < len(titles):
-        raise ConfigError(f"votes: test_groups and validation_groups must leave some of {len(titles)} debates")
+        raise ConfigError(
+            f"votes: test_groups and validation_groups must leave some of {len(titles)} debates"
+        )
     split = dict.fromkeys(titles, "train") | dict.fromkeys(titles[:test], "test")
     split |= dict.fromkeys(titles[test : test + validation], "validation")
     about = {**ukpconvarg1.ABOUT, "config": to_mapping(config.votes), "seed": config.seed}

@@ -21,9 +21,9 @@ class Known:
 
     Attributes:
       gold: int8, people's decision: +1, -1, 0 for none. discarded: bool, people were asked and could not decide.
-      judges: int8 [judges, rows], +1, -1, 0. confidence: float32 [judges, rows]. judged: bool, some judge gave a verdict.
-      silver: int8, the judges' merged verdict; 0 for none.
-      validation: bool, the seed's pairs that are held out. reserved: bool, these and all that share a group with them.
+      judges: int8 [judges, rows], +1, -1, 0. confidence: float32 [judges, rows]. judged: bool, some judge gave a
+        verdict. silver: int8, the judges' merged verdict; 0 for none.
+      validation: bool, the seed's pairs that are held out. reserved: bool, these and all that share their groups.
     """
 
     gold: np.ndarray

@@ -1,11 +1,11 @@
 """The whole pipeline in one folder: stage 0, stage 1, stage 2, levels, report. Kill it anywhere and start it again.
 
-    <workdir>/config.json                       what the run is: another config in the same folder is refused
-              corpus/ ledger/ iterations/ models/ embeddings/     of the pass with people
-              calls/                            every paid answer, of both passes
-              no_humans/                        the pass without people: its own ledger, iterations, models
-              levels/<name>/                    what a sweep trains on
-              report.html report.json
+<workdir>/config.json                       what the run is: another config in the same folder is refused
+          corpus/ ledger/ iterations/ models/ embeddings/     of the pass with people
+          calls/                            every paid answer, of both passes
+          no_humans/                        the pass without people: its own ledger, iterations, models
+          levels/<name>/                    what a sweep trains on
+          report.html report.json
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from rewardscale import atomic
 from rewardscale.config import to_mapping
 from rewardscale.config.curation import CurationConfig, PeopleConfig
 from rewardscale.curation import inputs as inputs_
-from rewardscale.curation import levels, steps
+from rewardscale.curation import outcomes, steps
 from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.report import write_report
 from rewardscale.curation.stage_one import stage_one
@@ -25,6 +25,7 @@ from rewardscale.curation.stage_two import stage_two
 from rewardscale.curation.stage_zero import stage_zero
 from rewardscale.curation.workbench import Progress, Workbench, workbench
 from rewardscale.data.comparison import DataError
+from rewardscale.data.levels import read_level, write_level
 
 _NOT_SCIENCE = ("name", "budget", "runtime", "levels")  # may change in a folder
 
@@ -48,16 +49,21 @@ def run(
         _pass(config, inputs, workdir, workdir / "calls", show)
         other = without_people(config, workdir)
         if other is not None:
-            _pass(*other[:1], inputs, other[1], workdir / "calls", show)
-        made = levels.write_levels(levels.make_levels(inputs, config, workdir, other), workdir)
-        return write_report(config, inputs, workdir, made, other)
+            _pass(other[0], inputs, other[1], workdir / "calls", show)
+        made = [
+            write_level(workdir / "levels", one)
+            for one in outcomes.make_levels(inputs, config, workdir, other)
+        ]
+        return write_report(config, inputs, workdir, [read_level(path) for path in made], other)
 
 
 def without_people(config: CurationConfig, workdir: Path) -> tuple[CurationConfig, Path] | None:
     """Config and folder of the pass in which judges stand in for people; None where it is not wanted."""
     if not config.no_humans or config.people.kind == "none":
         return None
-    return dataclasses.replace(config, people=PeopleConfig(kind="none"), no_humans=False), workdir / "no_humans"
+    return dataclasses.replace(
+        config, people=PeopleConfig(kind="none"), no_humans=False
+    ), workdir / "no_humans"
 
 
 def _pass(config: CurationConfig, inputs: Inputs, directory: Path, calls: Path, show: Progress) -> None:
@@ -90,4 +96,6 @@ def _check(config: CurationConfig, workdir: Path) -> None:
     there = json.loads(path.read_text())
     if there != asked:
         other = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
-        raise DataError(f"{workdir} holds another run (differs in {', '.join(other)}); choose another --workdir")
+        raise DataError(
+            f"{workdir} holds another run (differs in {', '.join(other)}); choose another --workdir"
+        )

@@ -59,7 +59,9 @@ def _pass(bench: Workbench, inputs: Inputs, label: str) -> list[Line]:
         if name in done or not judged + people:
             continue
         for judge in bench.judges:
-            found.append(Line(label + name, judge.name, judged, _scaled(judge.estimate(sample), judged, len(sample))))
+            found.append(
+                Line(label + name, judge.name, judged, _scaled(judge.estimate(sample), judged, len(sample)))
+            )
         if people and bench.people is not None:
             found.append(Line(label + name, bench.people.name, people, _people(config, people)))
     return found
@@ -117,8 +119,7 @@ def _people(config: CurationConfig, pairs: int) -> Estimate:
 
 def plan_text(lines: list[Line], config: CurationConfig) -> str:
     """The plan as a table with its sums."""
-    head = f"{'step':<20} {'who':<22} {'pairs':>8} {'calls':>9} {'tokens in':>12} {'out':>10} {'money':>10} {'hours':>8}"
-    out = [head]
+    out = [_LAYOUT.format("step", "who", "pairs", "calls", "tokens in", "out", "money", "hours")]
     for line in lines:
         out.append(_row(line.step, line.annotator, line.questions, line.estimate))
     known = [line.estimate for line in lines]
@@ -131,14 +132,18 @@ def plan_text(lines: list[Line], config: CurationConfig) -> str:
         seconds=sum(seconds) if seconds else None,
     )
     out.append(_row("total", "", sum(line.questions for line in lines), total))
-    out.append(f"money in {config.cost_unit}; tokens are upper bounds, sizes of later steps are assumed from earlier ones")
+    out.append(
+        f"money in {config.cost_unit}; tokens are upper bounds, sizes of later steps are assumed from earlier ones"
+    )
     if len(seconds) < len(known):
         out.append("hours: - where no call has been measured yet")
     return "\n".join(out)
 
 
+_LAYOUT = "{:<20} {:<22} {:>8} {:>9} {:>12} {:>10} {:>10} {:>8}"
+
+
 def _row(step: str, who: str, pairs: int, e: Estimate) -> str:
     hours = "-" if e.seconds is None else f"{e.seconds / 3600:.2f}"
-    return (
-        f"{step:<20} {who:<22} {pairs:>8,} {e.calls:>9,} {e.tokens_in:>12,} {e.tokens_out:>10,} {e.cost:>10.2f} {hours:>8}"
-    )
+    counts = (f"{n:,}" for n in (pairs, e.calls, e.tokens_in, e.tokens_out))
+    return _LAYOUT.format(step, who, *counts, f"{e.cost:.2f}", hours)

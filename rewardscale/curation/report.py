@@ -5,8 +5,7 @@ from typing import Any
 
 from rewardscale import atomic
 from rewardscale.config.curation import CurationConfig
-from rewardscale.curation import levels as levels_
-from rewardscale.curation import steps
+from rewardscale.curation import outcomes, steps
 from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.workbench import bill
 from rewardscale.data.ledger.ledger import Ledger
@@ -21,10 +20,10 @@ def write_report(
     without_people: tuple[CurationConfig, Path] | None,
 ) -> dict[str, Any]:
     """Writes report.json into `workdir`; returns it."""
-    final = levels_.outcome(inputs, config, workdir)
+    final = outcomes.outcome(inputs, config, workdir)
     record = {
         "name": config.name,
-        "levels": [levels_.describe_level(level, inputs, final.state) for level in made],
+        "levels": [outcomes.describe_level(level, inputs, final.state) for level in made],
         "steps": steps.read_steps(workdir),
         "bill": bill(Ledger(workdir / "ledger").read(), config),
     }

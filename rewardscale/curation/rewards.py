@@ -158,7 +158,9 @@ class Trainer:
 
                 tokenizer, template = planted.tokenizer(self._config.planted.world), "words"
             else:
-                texts = {t: None for c in self._corpus for t in (*(m.content for m in c.prompt), *c.responses)}
+                texts = {
+                    t: None for c in self._corpus for t in (*(m.content for m in c.prompt), *c.responses)
+                }
                 tokenizer, template = templates.train_bpe(list(texts), 2048), "chat"
             self._view = build_view(self._corpus, tokenizer, template)
         return self._view

@@ -8,6 +8,7 @@ where they prefer neither (a judge that was not asked, a tie, a margin of exactl
 import dataclasses
 
 import numpy as np
+from scipy.special import logit
 
 KEEP, FLIP, DROP = 1, -1, 0
 
@@ -20,6 +21,15 @@ class Opinions:
     best: np.ndarray
     gold: np.ndarray
     judges: np.ndarray
+
+
+def signs(margins: np.ndarray, above: float = 0.5) -> np.ndarray:
+    """int8 [pairs]: what a reward model prefers, 0 where it gives neither response a probability above `above`.
+
+    Args:
+      margins: reward of the first response minus the second's. above: in [0.5, 1).
+    """
+    return np.where(np.abs(margins) > logit(above), np.sign(margins), 0).astype(np.int8)
 
 
 def asked(label: np.ndarray, best: np.ndarray, gold: np.ndarray | None = None) -> np.ndarray:

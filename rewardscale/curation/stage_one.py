@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from rewardscale.config.curation import CurationConfig
 from rewardscale.curation import steps
+from rewardscale.curation.annotators.base import Question
 from rewardscale.curation.known import Known
 from rewardscale.curation.retrieval.select import select
 from rewardscale.curation.rewards import RewardModel
@@ -41,7 +43,7 @@ def _run(bench: Workbench, iteration: int) -> tuple[pl.DataFrame, dict[str, Any]
         judged.judges[:, rows],
         judged.silver[rows],
         best.margins[rows],
-        np.array([bench.config.category_weight.get(q.attributes.category if q.attributes else "", 0.0) for q in questions]),
+        np.array([_weight(bench.config, question) for question in questions]),
     )
     asked = np.lexsort((rows, -worth))[: bench.config.people_per_iteration]
     bench.ask_people([(questions[i], float(worth[i])) for i in asked], iteration)
@@ -57,10 +59,14 @@ def _run(bench: Workbench, iteration: int) -> tuple[pl.DataFrame, dict[str, Any]
             "wrong": int((best.margins[gold] * before.gold[gold] <= 0).sum()),
             "selected": len(rows),
             "by_k": selected["k"].value_counts().sort("k").rows() if len(selected) else [],
-            "pool_left": int((bench.inputs.pool & bench.known().open).sum()),
+            "pool_left": int((bench.inputs.labelled & judged.open).sum()),
         },
     }
     return selected, report
+
+
+def _weight(config: CurationConfig, question: Question) -> float:
+    return config.category_weight.get(question.attributes.category, 0.0) if question.attributes else 0.0
 
 
 def retrieve(bench: Workbench, state: Known, best: RewardModel, iteration: int) -> pl.DataFrame:
@@ -70,7 +76,7 @@ def retrieve(bench: Workbench, state: Known, best: RewardModel, iteration: int) 
     """
     config = bench.config
     gold = np.flatnonzero(state.gold_training)
-    pool = np.flatnonzero(bench.inputs.pool & state.open & (bench.inputs.original != 0))
+    pool = np.flatnonzero(bench.inputs.labelled & state.open)
     p = expit(best.margins[gold].astype(np.float64) * state.gold[gold])
     if not len(gold) or not len(pool):
         return pl.DataFrame(schema=_WHY)
@@ -87,7 +93,14 @@ def retrieve(bench: Workbench, state: Known, best: RewardModel, iteration: int) 
 
 
 _WHY = pl.Schema(
-    {"row": pl.UInt32, "gold": pl.UInt32, "p": pl.Float64, "k": pl.UInt16, "rank": pl.UInt16, "score": pl.Float32}
+    {
+        "row": pl.UInt32,
+        "gold": pl.UInt32,
+        "p": pl.Float64,
+        "k": pl.UInt16,
+        "rank": pl.UInt16,
+        "score": pl.Float32,
+    }
 )
 
 

@@ -9,72 +9,40 @@ Where people have decided, their decision is the rule, except for gold validatio
 pair so that it can measure. What people could not decide is out.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import expit
 
 from rewardscale.curation import steps
+from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.known import Known
+from rewardscale.curation.rules import DROP, FLIP, KEEP, Opinions, asked, decide, signs
 from rewardscale.curation.workbench import Workbench
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What there is on pairs, [pairs] each.
-
-    Attributes:
-      original: +1, -1, 0 for no label. best, gold: margins of the two reward models. judges: +1, -1, 0.
-    """
-
-    original: np.ndarray
-    best: np.ndarray
-    gold: np.ndarray
-    judges: np.ndarray
-
-
-def best_agrees(label: np.ndarray, best: np.ndarray, ask_below: float = 0.5) -> np.ndarray:
-    """bool [pairs]: the best reward model gives the label a probability above `ask_below`."""
-    return (label != 0) & (expit(best.astype(np.float64) * label) > ask_below)
-
-
-def to_be_asked(evidence: Evidence, *, recycling: bool, ask_below: float = 0.5) -> np.ndarray:
-    """bool [pairs]: rule 1. Pairs without a label are not asked of."""
-    kept = best_agrees(evidence.original, evidence.best, ask_below)
-    vetoed = kept & (evidence.gold * evidence.original <= 0)
-    return (evidence.original != 0) & (~kept | vetoed if recycling else ~kept)
-
-
-def consistent(label: np.ndarray, evidence: Evidence, ask_below: float = 0.5) -> np.ndarray:
-    """bool [pairs]: rule 2 for a label of +1, -1 (0 never passes). A margin of exactly 0 agrees with nothing."""
-    seconded = (evidence.judges == label) | best_agrees(label, evidence.best, ask_below)
-    return (label != 0) & (evidence.gold * label > 0) & seconded
-
-
-def decide(evidence: Evidence, *, ask_below: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, flipped), bool [pairs]: rules 2 and 3; no pair is both."""
-    kept = consistent(evidence.original, evidence, ask_below)
-    return kept, ~kept & consistent(-evidence.original, evidence, ask_below)
-
-
 def decide_all(
-    original: np.ndarray,
-    pool: np.ndarray,
+    inputs: Inputs,
     state: Known,
     best: np.ndarray,
     gold: np.ndarray,
     *,
     ask_below: float = 0.5,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, flipped), bool [corpus rows], people's decisions first."""
-    kept, flipped = decide(Evidence(original, best, gold, state.silver), ask_below=ask_below)
-    decided = state.gold_training
-    kept = np.where(decided, state.gold == original, kept)
-    flipped = np.where(decided, state.gold == -original, flipped)
-    usable = pool & (original != 0) & ~(state.discarded & ~state.validation)
-    return kept & usable, flipped & usable
+    recycling: bool = True,
+) -> np.ndarray:
+    """int8 [rows], KEEP, FLIP or DROP: people's decisions first, then rules 2 and 3; DROP outside the pool.
+
+    Args:
+      best, gold: float32 [rows], margins of the two reward models.
+    """
+    original = inputs.original
+    decisions = decide(Opinions(original, signs(best, ask_below), signs(gold), state.silver))
+    by_people = state.gold_training
+    decisions = np.where(by_people, np.where(state.gold == original, KEEP, FLIP), decisions)
+    if not recycling:
+        decisions = np.where(decisions == FLIP, DROP, decisions)
+    usable = inputs.labelled & ~(state.discarded & ~state.validation)
+    return np.where(usable, decisions, DROP).astype(np.int8)
 
 
 def stage_two(bench: Workbench) -> dict[str, Any]:
@@ -87,27 +55,27 @@ def _run(bench: Workbench) -> tuple[pl.DataFrame, dict[str, Any]]:
     last = config.iterations
     before = bench.known(before=last + 1)
     best, gold = steps.train_best(bench, before, last), steps.train_gold(bench, before, last)
-    evidence = Evidence(inputs.original, best.margins, gold.margins, before.silver)
-    wanted = to_be_asked(evidence, recycling=config.recycling, ask_below=config.ask_below)
+    doubted = asked(
+        inputs.original,
+        signs(best.margins, config.ask_below),
+        signs(gold.margins) if config.recycling else None,
+    )
     unjudged = ~before.judged & ~before.gold_training & ~(before.discarded & ~before.validation)
-    rows = np.flatnonzero(inputs.pool & wanted & unjudged)
+    rows = np.flatnonzero(inputs.labelled & doubted & unjudged)
     bench.ask_judges(bench.with_examples(rows, before), last + 1)
     state = bench.known()
-    kept, flipped = decide_all(
-        inputs.original, inputs.pool, state, best.margins, gold.margins, ask_below=config.ask_below
+    decisions = decide_all(
+        inputs, state, best.margins, gold.margins, ask_below=config.ask_below, recycling=config.recycling
     )
-    if not config.recycling:
-        flipped = np.zeros_like(flipped)
-    labelled = np.flatnonzero(inputs.pool & (inputs.original != 0))
-    decisions = pl.DataFrame(
+    labelled = np.flatnonzero(inputs.labelled)
+    table = pl.DataFrame(
         {
             "row": labelled.astype(np.uint32),
             "best": best.margins[labelled],
             "gold": gold.margins[labelled],
             "judges": state.silver[labelled],
             "asked": np.isin(labelled, rows),
-            "kept": kept[labelled],
-            "flipped": flipped[labelled],
+            "decision": decisions[labelled],
         }
     )
     report = steps.common(bench, last + 1, rows) | {
@@ -115,15 +83,15 @@ def _run(bench: Workbench) -> tuple[pl.DataFrame, dict[str, Any]]:
         "gold_model": steps.model_accuracy(inputs, before, gold),
         "decisions": {
             "labelled": len(labelled),
-            "kept_unasked": int((inputs.pool & best_agrees(inputs.original, best.margins, config.ask_below)).sum()),
+            "kept_unasked": int((inputs.labelled & ~doubted & ~before.judged).sum()),
             "asked": len(rows),
-            "kept": int(kept.sum()),
-            "flipped": int(flipped.sum()),
-            "discarded": len(labelled) - int(kept.sum() + flipped.sum()),
+            "kept": int((decisions == KEEP).sum()),
+            "flipped": int((decisions == FLIP).sum()),
+            "discarded": int((decisions[labelled] == DROP).sum()),
         },
         "with_people": agreement_with_people(inputs.original, state, best.margins, gold.margins),
     }
-    return decisions, report
+    return table, report
 
 
 def agreement_with_people(

@@ -1,10 +1,10 @@
 """Finished steps of a pass: a folder each, written whole, so a killed run goes on at the step it was in.
 
-    iterations/000/                 stage 0
-    iterations/001/ ...             stage 1
-    iterations/stage-2/
-        selected.parquet            the pairs of the step and why they were chosen
-        report.json                 what the step found
+iterations/000/                 stage 0
+iterations/001/ ...             stage 1
+iterations/stage-2/
+    selected.parquet            the pairs of the step and why they were chosen
+    report.json                 what the step found
 """
 
 import json
@@ -118,7 +118,9 @@ def by_category(bench: Workbench, state: Known, rows: np.ndarray) -> list[dict[s
     )
     return (
         frame.group_by("category")
-        .agg(pl.len().alias("pairs"), pl.col("keep").mean(), pl.col("flip").mean(), pl.col("undecided").mean())
+        .agg(
+            pl.len().alias("pairs"), pl.col("keep").mean(), pl.col("flip").mean(), pl.col("undecided").mean()
+        )
         .sort("category")
         .to_dicts()
     )

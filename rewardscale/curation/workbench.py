@@ -62,10 +62,14 @@ class Workbench:
         """What the verdicts of iterations `before` that one say."""
         return known(self.inputs, self.config, self.ledger.read(), before=before)
 
-    def questions(self, rows: Sequence[int] | np.ndarray, examples: np.ndarray | None = None) -> list[Question]:
+    def questions(
+        self, rows: Sequence[int] | np.ndarray, examples: np.ndarray | None = None
+    ) -> list[Question]:
         """A question a row, with its attributes; examples: int64 [rows, k] gold rows, -1 for none."""
         attributes, gold = self.ledger.attributes_by_row(), self.known().gold
-        shown = {} if examples is None else self._examples(np.unique(examples[examples >= 0]), gold, attributes)
+        shown = (
+            {} if examples is None else self._examples(np.unique(examples[examples >= 0]), gold, attributes)
+        )
         found = []
         for number, (row, comparison) in enumerate(
             zip(np.asarray(rows).tolist(), self.inputs.corpus.take(rows), strict=True)
@@ -119,7 +123,9 @@ class Workbench:
         with self.ledger.log("attributes") as log:
             if self.writer is None:
                 for row, comparison in zip(missing, self.inputs.corpus.take(missing), strict=True):
-                    log.add_attributes(row, comparison.id, simulated_attributes(comparison.id, comparison.category))
+                    log.add_attributes(
+                        row, comparison.id, simulated_attributes(comparison.id, comparison.category)
+                    )
                 return
             for number, one in enumerate(self.writer.describe(self.questions(missing)), start=1):
                 log.add_attributes(one.row, one.comparison, one.attributes)
@@ -137,7 +143,9 @@ class Workbench:
             if models:
                 for verdict in panel.run(models, some, iteration=iteration):
                     verdicts.append(verdict)
-                    self.progress(f"judges, iteration {iteration}", len(verdicts), len(some) * len(self.judges))
+                    self.progress(
+                        f"judges, iteration {iteration}", len(verdicts), len(some) * len(self.judges)
+                    )
             # In whatever order they came, the part is the same.
             self.ledger.append(sorted(verdicts, key=lambda v: (v.row, v.annotator)))
             self.progress(f"judges, iteration {iteration}", min(at + AT_ONCE, len(questions)), len(questions))
@@ -239,7 +247,8 @@ def workbench(
             resources.callback(kept.close)
             return kept
 
-        judges: list[Annotator] = [recorded(judge) for judge in config.judges]
+        judges: list[Annotator] = []
+        judges += [recorded(judge) for judge in config.judges]
         writer = None
         if config.llm_judges:
             log = resources.enter_context(CallLog(calls / "llm", Budget(config.budget)))
@@ -278,7 +287,9 @@ def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None =
         .group_by("annotator", "kind")
         .agg(
             verdicts=pl.len(),
-            calls=(pl.col("votes_first") + pl.col("votes_second") + pl.col("votes_tie") + pl.col("votes_failed"))
+            calls=(
+                pl.col("votes_first") + pl.col("votes_second") + pl.col("votes_tie") + pl.col("votes_failed")
+            )
             .cast(pl.Int64)
             .sum(),
             tokens_in=pl.col("tokens_in").cast(pl.Int64).sum(),

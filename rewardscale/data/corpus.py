@@ -85,7 +85,9 @@ class Corpus:
         """
         wanted = np.asarray(rows, np.int64)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise DataError(f"{self.directory} has rows 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+            raise DataError(
+                f"{self.directory} has rows 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}"
+            )
         ends = np.cumsum(self.shards.counts)
         shard = np.searchsorted(ends, wanted, side="right")
         out: list[Comparison | None] = [None] * len(wanted)

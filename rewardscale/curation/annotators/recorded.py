@@ -15,15 +15,15 @@ from rewardscale.curation.annotators.base import Estimate, Question
 from rewardscale.curation.annotators.simulated import SimulatedAnnotator
 from rewardscale.data.ledger.checks import to_json
 from rewardscale.data.ledger.log import AppendLog, payloads
-from rewardscale.data.ledger.schema import Verdict
+from rewardscale.data.ledger.schema import Kind, Verdict
 
 
 class Recorded:
-    """`annotator`, its answers kept in `directory`. One process at a time.
-    """
+    """`annotator`, its answers kept in `directory`. One process at a time."""
 
     def __init__(self, annotator: SimulatedAnnotator, directory: Path):
-        self.name, self.kind, self._annotator = annotator.name, annotator.kind, annotator
+        self.name, self._annotator = annotator.name, annotator
+        self.kind: Kind = annotator.kind
         self._log = AppendLog(directory, annotator.name)
         self._answers: dict[str, Verdict] = {}
         for record in map(orjson.loads, payloads(self._log.path)):

@@ -16,7 +16,7 @@ from rewardscale.config import ConfigError
 from rewardscale.config.curation import Rates
 from rewardscale.curation.annotators.base import Estimate, Question
 from rewardscale.curation.merging import Ties, within
-from rewardscale.data.ledger.schema import Verdict
+from rewardscale.data.ledger.schema import Kind, Verdict
 
 
 class SimulatedAnnotator:
@@ -28,7 +28,7 @@ class SimulatedAnnotator:
       votes: a pair, the two orders in turn. cost, seconds: a vote. seed: of the experiment.
     """
 
-    kind = "simulated"
+    kind: Kind = "simulated"
 
     def __init__(
         self,

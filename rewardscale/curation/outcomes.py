@@ -1,0 +1,203 @@
+"""What a run decided, and the levels that come out of it: curation/levels.py applied to a ledger and its models.
+
+    raw               labels as found
+    filtered          raw labels that pass stage 2, or that people agree with
+    corrected         filtered, and the flipped labels that pass
+    gold              people's labels, without the validation split
+    no_humans         filtered, of the pass in which judges' votes stand in for people
+    shuffled_scores, random_matched, matched, selection_only      placebos
+    best_only, gold_only      raw labels that the best (gold) reward model alone agrees with
+    filtered@iter3    what the rules would keep with what iterations 0 to 3 know; likewise corrected@iter3
+
+All index the same corpus, so a sweep draws nested subsets of them. `cost` of a row is what its verdicts cost, and the
+price of a raw pair.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rewardscale.config.curation import CurationConfig
+from rewardscale.curation import levels, steps
+from rewardscale.curation.inputs import Inputs
+from rewardscale.curation.known import STAND_IN, Known, is_person, known
+from rewardscale.curation.rules import DROP, KEEP, signs
+from rewardscale.curation.stage_two import decide_all
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.levels import Level
+
+_NOISE = 0x5D  # stream of the labels of selection_only
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a pass decided, [rows] each.
+
+    Attributes:
+      best, gold: margins of the two reward models. decisions: int8, KEEP, FLIP or DROP. verdicts: those it rests on.
+    """
+
+    state: Known
+    best: np.ndarray
+    gold: np.ndarray
+    decisions: np.ndarray
+    verdicts: pl.DataFrame
+
+
+def outcome(inputs: Inputs, config: CurationConfig, directory: Path, *, after: int | None = None) -> Outcome:
+    """Reads a pass's ledger and models; `after` an iteration of stage 1, or after stage 2."""
+    verdicts = Ledger(directory / "ledger").read()
+    if after is not None:
+        verdicts = verdicts.filter(pl.col("iteration").is_null() | (pl.col("iteration") <= after))
+    last = config.iterations if after is None else after
+    state = known(inputs, config, verdicts)
+    best, gold = (
+        np.load(directory / "models" / f"{name}@iter{last}" / "margins.npy") for name in ("best", "gold")
+    )
+    decisions = decide_all(inputs, state, best, gold, ask_below=config.ask_below, recycling=config.recycling)
+    return Outcome(state, best, gold, decisions, verdicts)
+
+
+def make_levels(
+    inputs: Inputs,
+    config: CurationConfig,
+    directory: Path,
+    without_people: tuple[CurationConfig, Path] | None,
+) -> Iterator[Level]:
+    """All levels that the config names and its source allows.
+
+    Args:
+      without_people: config and folder of the pass without people.
+    """
+    final = outcome(inputs, config, directory)
+    for name in config.levels:
+        if name == "no_humans":
+            if without_people is not None:
+                other, folder = without_people
+                alone = outcome(inputs, other, folder)
+                made = levels.filtered(
+                    _examined(inputs, other, alone.verdicts), _of_raw(inputs, alone.decisions)
+                )
+                yield dataclasses.replace(made, name=name)
+        elif name != "selection_only" or "p_raw" in inputs.manifest.columns:
+            yield _level(name, inputs, config, final)
+    for iteration in range(config.iterations + 1):
+        then = outcome(inputs, config, directory, after=iteration)
+        for name in (name for name in ("filtered", "corrected") if name in config.levels):
+            yield levels.snapshot(_level(name, inputs, config, then), iteration)
+
+
+def _level(name: str, inputs: Inputs, config: CurationConfig, final: Outcome) -> Level:
+    found, examined = _raw(inputs, config), _examined(inputs, config, final.verdicts)
+    decisions, seed = _of_raw(inputs, final.decisions), config.seed
+    source = _of_raw(inputs, inputs.manifest["source"].to_numpy())
+    match name:
+        case "raw":
+            return found
+        case "filtered":
+            return levels.filtered(examined, decisions)
+        case "corrected":
+            return levels.corrected(examined, decisions)
+        case "gold":
+            return _gold(inputs, config, final)
+        case "shuffled_scores":
+            category = _of_raw(inputs, inputs.manifest["category"].to_numpy())
+            return levels.shuffled_scores(examined, decisions, strata=[source, category], seed=seed)
+        case "random_matched":
+            return levels.random_matched(found, int((decisions == KEEP).sum()), seed=seed)
+        case "matched":
+            numbers = [inputs.lengths[found.rows], np.abs(final.best[found.rows])]
+            return levels.matched(examined, decisions, strata=[source], numbers=numbers, seed=seed)
+        case "selection_only":
+            return levels.selection_only(examined, decisions, noisy(inputs, seed)[found.rows])
+        case "best_only" | "gold_only":
+            agrees = signs(getattr(final, name.removesuffix("_only"))) == inputs.original
+            alone = levels.filtered(examined, _of_raw(inputs, np.where(agrees, KEEP, DROP)))
+            return dataclasses.replace(alone, name=name)
+        case _:
+            raise ValueError(name)
+
+
+def _raw(inputs: Inputs, config: CurationConfig) -> Level:
+    rows = np.flatnonzero(inputs.labelled)
+    return Level(
+        name="raw",
+        rows=rows.astype(np.uint32),
+        orientation=inputs.original[rows],
+        cost=np.full(len(inputs), config.raw_price, np.float32),
+        cost_unit=config.cost_unit,
+        about={"rule": "the label as found", "corpus": inputs.corpus.fingerprint},
+    )
+
+
+def _examined(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) -> Level:
+    """raw, at the price of examining it."""
+    return dataclasses.replace(_raw(inputs, config), cost=row_costs(inputs, config, verdicts))
+
+
+def _gold(inputs: Inputs, config: CurationConfig, final: Outcome) -> Level:
+    rows = np.flatnonzero(final.state.gold_training & inputs.pool)
+    people = final.verdicts.filter(is_person(config))
+    return Level(
+        name="gold",
+        rows=rows.astype(np.uint32),
+        orientation=final.state.gold[rows],
+        cost=row_costs(inputs, config, people),
+        cost_unit=config.cost_unit,
+        about={"rule": "people's decisions", "corpus": inputs.corpus.fingerprint},
+    )
+
+
+def _of_raw(inputs: Inputs, values: np.ndarray) -> np.ndarray:
+    return values[inputs.labelled]
+
+
+def noisy(inputs: Inputs, seed: int) -> np.ndarray:
+    """int8 [rows]: labels drawn anew from the planted world's law of raw labels."""
+    u = np.random.default_rng([_NOISE, seed]).random(len(inputs))
+    return np.where(u < inputs.manifest["p_raw"].to_numpy(), 1, -1).astype(np.int8)
+
+
+def row_costs(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) -> np.ndarray:
+    """float32 [rows]: the raw price, and what the verdicts on each row cost, people's time too."""
+    paid = verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
+    hours = pl.when(is_person(config)).then(pl.col("seconds").cast(pl.Float64)).otherwise(0.0) / 3600
+    money = (
+        paid.select(pl.col("cost").cast(pl.Float64) + hours * config.people.money_per_hour)
+        .to_series()
+        .to_numpy()
+    )
+    return (config.raw_price + np.bincount(paid["row"].to_numpy(), money, len(inputs))).astype(np.float32)
+
+
+def describe_level(level: Level, inputs: Inputs, state: Known) -> dict[str, Any]:
+    """Size, cost, accuracy on held-out gold and, where the truth is known, on all of it.
+
+    `worth`: clean pairs that one labelled pair of the pool is worth at this level in the low-signal regime, keep rate
+    times (2 accuracy - 1)^2 by the truth (scaling/theory_curators.py).
+    """
+    rows = level.rows.astype(np.int64)
+    label = np.zeros(len(inputs), np.int8)
+    label[rows] = level.orientation
+    held = state.gold_validation & (label != 0)
+    out: dict[str, Any] = {
+        "name": level.name,
+        "pairs": len(rows),
+        "keep_rate": len(rows) / int(inputs.labelled.sum()),
+        "flipped": int((label[rows] == -inputs.original[rows]).sum()),
+        "cost": 0.0 if level.cost is None else round(float(level.cost.sum(dtype=np.float64)), 6),
+        "cost_unit": level.cost_unit,
+        "held_out": steps.accuracy(label[held] == state.gold[held]),
+        "fingerprint": level.fingerprint,
+    }
+    if inputs.truth is not None:
+        true = inputs.truth[rows]
+        right = (level.orientation == true)[true != 0]
+        out["truth"] = steps.accuracy(right)
+        if len(right):
+            out["worth"] = out["keep_rate"] * (2 * float(right.mean()) - 1) ** 2
+    return out
