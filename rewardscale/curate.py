@@ -19,6 +19,7 @@ Exit codes: 0 done, 2 bad input or no budget left, 3 waiting for people, 130 int
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rewardscale.cli import exit_code
 from rewardscale.config import ConfigError
 from rewardscale.config.curation import CurationConfig
 from rewardscale.sweeps import configfile
+from rewardscale.sweeps.sweep import DATA_VARIABLE
 
 WAITING = 3
 
@@ -117,9 +119,10 @@ def closing(report: dict[str, Any], config: CurationConfig) -> str:
             f"{true:>6} {level['cost']:>10.2f}"
         )
     for line in report["bill"]:
+        who = f"{line['annotators']} people" if line["who"] == "people" else line["who"]
         out.append(
-            f"paid    {line['annotator']}: {line['verdicts']:,} verdicts, {line['calls']:,} calls, "
-            f"{line['money']:.2f} {config.cost_unit}, {line['minutes']:.0f} min"
+            f"paid    {who}: {line['verdicts']:,} verdicts, {line['money']:.2f} {config.cost_unit}, "
+            f"{line['minutes']:,.0f} min"
         )
     return "\n".join(out)
 
@@ -145,6 +148,8 @@ class _Bars:
 
 def _config(options: argparse.Namespace, overrides: dict[str, str]) -> tuple[CurationConfig, Path]:
     config, _ = configfile.load(options.config, overrides, kind=CurationConfig)
+    if options.data_dir is None and DATA_VARIABLE in os.environ:
+        options.data_dir = Path(os.environ[DATA_VARIABLE])
     return config, options.workdir or Path("runs") / config.name
 
 

@@ -128,7 +128,7 @@ def _raw(inputs: Inputs, config: CurationConfig) -> Level:
         name="raw",
         rows=rows.astype(np.uint32),
         orientation=inputs.original[rows],
-        cost=np.full(len(inputs), config.raw_price, np.float32),
+        cost=np.where(inputs.labelled, np.float32(config.raw_price), np.float32(0)),
         cost_unit=config.cost_unit,
         about={"rule": "the label as found", "corpus": inputs.corpus.fingerprint},
     )
@@ -163,7 +163,7 @@ def noisy(inputs: Inputs, seed: int) -> np.ndarray:
 
 
 def row_costs(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) -> np.ndarray:
-    """float32 [rows]: the raw price, and what the verdicts on each row cost, people's time too."""
+    """float32 [rows]: a raw pair's price, and what the verdicts on each row cost, people's time too."""
     paid = verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
     hours = pl.when(is_person(config)).then(pl.col("seconds").cast(pl.Float64)).otherwise(0.0) / 3600
     money = (
@@ -171,7 +171,8 @@ def row_costs(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) ->
         .to_series()
         .to_numpy()
     )
-    return (config.raw_price + np.bincount(paid["row"].to_numpy(), money, len(inputs))).astype(np.float32)
+    spent = np.bincount(paid["row"].to_numpy(), money, len(inputs))
+    return (np.where(inputs.labelled, config.raw_price, 0) + spent).astype(np.float32)
 
 
 def describe_level(level: Level, inputs: Inputs, state: Known) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rewardscale.curation.annotators.recorded import Recorded
 from rewardscale.curation.annotators.simulated import SimulatedAnnotator
 from rewardscale.curation.annotators.stand_ins import PastVotes, SimulatedPeople
 from rewardscale.curation.inputs import Inputs
-from rewardscale.curation.known import STAND_IN, Known, known
+from rewardscale.curation.known import STAND_IN, Known, is_person, known
 from rewardscale.curation.retrieval.embed import Embedder, embedder, text_of
 from rewardscale.curation.retrieval.select import worked_examples
 from rewardscale.curation.rewards import Trainer
@@ -279,24 +279,21 @@ def workbench(
 
 
 def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None = None) -> list[dict]:
-    """A line an annotator who asks for money or time: calls, tokens, money, minutes."""
+    """What verdicts took: a line a judge, and one of all people. Of a judge's calls those that led to no verdict are
+    in the call log's bill alone."""
     if iteration is not None:
         verdicts = verdicts.filter(pl.col("iteration") == iteration)
+    asked = verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
     return (
-        verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
-        .group_by("annotator", "kind")
+        asked.group_by(who=pl.when(is_person(config)).then(pl.lit("people")).otherwise("annotator"))
         .agg(
+            annotators=pl.col("annotator").n_unique(),
             verdicts=pl.len(),
-            calls=(
-                pl.col("votes_first") + pl.col("votes_second") + pl.col("votes_tie") + pl.col("votes_failed")
-            )
-            .cast(pl.Int64)
-            .sum(),
             tokens_in=pl.col("tokens_in").cast(pl.Int64).sum(),
             tokens_out=pl.col("tokens_out").cast(pl.Int64).sum(),
             money=pl.col("cost").cast(pl.Float64).sum().round(9),
             minutes=(pl.col("seconds").cast(pl.Float64).sum() / 60).round(6),
         )
-        .sort("annotator")
+        .sort("who")
         .to_dicts()
     )

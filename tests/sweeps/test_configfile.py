@@ -4,6 +4,7 @@ import pytest
 
 from rewardscale.config import ConfigError, Grid, SweepConfig, TrainConfig, to_mapping
 from rewardscale.config.build import BuildConfig
+from rewardscale.config.curation import CurationConfig
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.configfile import from_mapping
 
@@ -31,7 +32,17 @@ def test_every_config_of_a_corpus_loads_and_says_how_to_run_it(spec):
     assert "python -m rewardscale.build" in docstring
 
 
-@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - {*TRAININGS, *BUILDS}))
+CURATIONS = ["curate.py", "curate.py:tiny", "curate.py:votes"]  # of rewardscale.curate
+
+
+@pytest.mark.parametrize("spec", CURATIONS)
+def test_every_config_of_a_curation_loads_and_says_how_to_run_it(spec):
+    config, docstring = configfile.load(spec, kind=CurationConfig)
+    assert config.judge_names
+    assert "python -m rewardscale.curate" in docstring
+
+
+@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - {*TRAININGS, *BUILDS, *CURATIONS}))
 def test_every_config_loads_and_says_how_to_run_it(spec):
     config, docstring = configfile.load(spec)
     assert config.sweep.models and config.sweep.pairs and config.sweep.levels

@@ -1,0 +1,231 @@
+"""The whole pipeline on a small planted world: what it keeps, what it never does; stopped anywhere, it goes on."""
+
+import dataclasses
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rewardscale.config import ConfigError
+from rewardscale.config.curation import CurationConfig
+from rewardscale.curation import inputs as inputs_
+from rewardscale.curation import pipeline
+from rewardscale.curation.known import held_out, known
+from rewardscale.curation.plan import plan, plan_text
+from rewardscale.data.comparison import DataError
+from rewardscale.data.ledger.ledger import Ledger
+from rewardscale.data.ledger.log import payloads
+from rewardscale.data.levels import level_names, read_level
+from rewardscale.sweeps import configfile
+
+TINY, _ = configfile.load("curate.py:tiny", kind=CurationConfig)
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("curation")
+    pipeline.run(TINY, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def report(finished: Path) -> dict:
+    return json.loads((finished / "report.json").read_text())
+
+
+def levels(workdir: Path) -> dict[str, str]:
+    return {
+        name: read_level(workdir / "levels" / name).fingerprint for name in level_names(workdir / "levels")
+    }
+
+
+def paid_calls(workdir: Path) -> dict[str, int]:
+    """Answers that were paid for, by annotator; each at most once."""
+    found = {}
+    for path in sorted((workdir / "calls").glob("*.jsonl")):
+        keys = [json.loads(line)["key"] for line in payloads(path)]
+        assert max(Counter(keys).values(), default=1) == 1
+        found[path.name] = len(keys)
+    return found
+
+
+def test_curated_labels_are_better_than_raw_and_than_every_placebo(report: dict) -> None:
+    share = {level["name"]: level["truth"]["share"] for level in report["levels"]}
+    assert share["raw"] < 0.8
+    for placebo in ("shuffled_scores", "random_matched", "matched", "selection_only"):
+        assert share[placebo] < share["raw"] + 0.06
+        assert share["filtered"] > share[placebo] + 0.1
+    assert share["filtered"] > share["corrected"] > share["raw"] + 0.1
+
+
+def test_all_levels_and_snapshots_are_there(finished: Path, report: dict) -> None:
+    snapshots = [f"{name}@iter{i}" for name in ("filtered", "corrected") for i in range(TINY.iterations + 1)]
+    assert set(level_names(finished / "levels")) == {*TINY.levels, *snapshots}
+    size = {level["name"]: level["pairs"] for level in report["levels"]}
+    assert size["filtered"] == size["shuffled_scores"] == size["random_matched"] == size["matched"]
+    assert size["filtered"] < size["corrected"] <= size["raw"] == TINY.planted.train
+
+
+def test_counts_add_up(finished: Path, report: dict) -> None:
+    decisions = report["steps"]["stage-2"]["decisions"]
+    assert decisions["kept"] + decisions["flipped"] + decisions["discarded"] == decisions["labelled"]
+    verdicts = Ledger(finished / "ledger").read()
+    judged = {line["who"]: line["verdicts"] for line in report["bill"]}
+    assert sum(judged.values()) == len(verdicts.filter(pl.col("kind") != "source"))
+    by_step = sum(line["verdicts"] for step in report["steps"].values() for line in step["bill"])
+    assert by_step == sum(judged.values())
+    filtered = next(level for level in report["levels"] if level["name"] == "filtered")
+    money = sum(
+        line["money"] + line["minutes"] / 60 * 20.0 * (line["who"] == "people") for line in report["bill"]
+    )
+    assert filtered["cost"] == pytest.approx(money + TINY.planted.train * TINY.raw_price, rel=1e-4)
+
+
+def test_gold_validation_is_neither_trained_on_nor_shown_nor_retrieved(finished: Path) -> None:
+    inputs = inputs_.prepare(TINY, finished)
+    validation, reserved = held_out(inputs, TINY)
+    assert validation.any() and not (validation & ~reserved).any()
+    ids = np.array(inputs.ids)
+    hidden = set(ids[reserved])
+    verdicts = Ledger(finished / "ledger").read()
+    shown = set(verdicts["examples"].explode().drop_nulls().to_list())
+    assert shown and not shown & hidden
+    assert not set(read_level(finished / "levels" / "gold").rows.tolist()) & set(
+        np.flatnonzero(reserved).tolist()
+    )
+    for number in range(1, TINY.iterations + 1):
+        selected = pl.read_parquet(finished / "iterations" / f"{number:03d}" / "selected.parquet")
+        assert (
+            not reserved[selected["row"].to_numpy()].any() and not reserved[selected["gold"].to_numpy()].any()
+        )
+    state = known(inputs, TINY, verdicts)
+    assert not (state.gold_training & reserved).any()
+    assert not (state.silver_training(inputs.original, "flip") & reserved).any()
+
+
+def test_no_pair_is_judged_in_two_iterations(finished: Path) -> None:
+    verdicts = Ledger(finished / "ledger").read().filter(pl.col("annotator") == "simulated-judge-large")
+    assert not verdicts["row"].is_duplicated().any()
+
+
+def test_examples_are_gold_of_earlier_iterations_and_another_prompt(finished: Path) -> None:
+    inputs = inputs_.prepare(TINY, finished)
+    row = {identity: number for number, identity in enumerate(inputs.ids)}
+    verdicts = Ledger(finished / "ledger").read()
+    people = verdicts.filter(pl.col("annotator").str.starts_with("simulated-person"))
+    first = dict(people.group_by("row").agg(pl.col("iteration").min()).iter_rows())
+    asked = verdicts.filter(pl.col("examples").list.len() > 0)
+    assert asked["examples"].list.len().max() == TINY.examples
+    for pair, iteration, examples in asked.select("row", "iteration", "examples").iter_rows():
+        for example in examples:
+            assert first[row[example]] < iteration
+            assert inputs.prompts[row[example]] != inputs.prompts[pair]
+
+
+def test_without_people_no_verdict_of_a_person_is_used(finished: Path) -> None:
+    alone = Ledger(finished / "no_humans" / "ledger").read()
+    assert set(alone["annotator"].unique()) == {
+        "source", "judges-for-people", "simulated-judge-large", "simulated-judge-small"
+    }  # fmt: skip
+
+
+def test_a_finished_run_is_not_paid_for_again(finished: Path) -> None:
+    before, made = paid_calls(finished), levels(finished)
+    pipeline.run(TINY, finished)
+    assert paid_calls(finished) == before and levels(finished) == made
+
+
+def test_another_config_in_the_same_folder_is_refused(finished: Path) -> None:
+    with pytest.raises(DataError, match=r"another run \(differs in k_max\)"):
+        pipeline.run(dataclasses.replace(TINY, k_max=4), finished)
+
+
+def test_two_runs_at_once_are_refused(finished: Path) -> None:
+    from rewardscale import atomic
+
+    with atomic.locked(finished / "lock"), pytest.raises(DataError, match="another process works in"):
+        pipeline.run(TINY, finished)
+
+
+def test_a_plan_asks_nobody_and_its_calls_bound_what_is_paid(tmp_path: Path, finished: Path) -> None:
+    lines = plan(TINY, tmp_path)
+    assert not any(paid_calls(tmp_path).values())
+    people = [line for line in lines if line.annotator == "simulated people"]
+    done = known(inputs_.prepare(TINY, finished), TINY, Ledger(finished / "ledger").read())
+    asked = int(((done.gold != 0) | done.discarded).sum())
+    assert sum(line.questions for line in people) == pytest.approx(asked, rel=0.1)
+    assert "total" in plan_text(lines, TINY)
+    assert plan(TINY, finished) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"validation": 1.0}, "validation=1.0"),
+        ({"ask_below": 0.2}, "ask_below=0.2"),
+        ({"source": "corpus"}, "name the folder of a finished corpus"),
+        ({"judges": TINY.judges + TINY.judges[:1]}, "simulated-judge-large is there twice"),
+        ({"levels": ("filterd",)}, "filterd"),
+        ({"retrieval": "clever"}, "clever"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Of every file that a rerun must reproduce."""
+    kept = [
+        p for part in ("levels", "iterations", "no_humans/iterations") for p in (folder / part).rglob("*")
+    ]
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["curate.py:tiny", "curate.py"])  # 600 pairs, 5,000 pairs
+def test_killed_ten_times_it_ends_with_the_same_bytes_and_no_answer_paid_twice(
+    tmp_path: Path, config: str
+) -> None:
+    def command(folder: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "rewardscale.curate",
+            f"--config={config}",
+            f"--workdir={tmp_path / folder}",
+        ]
+
+    def seconds() -> float:
+        started = time.monotonic()
+        subprocess.run(command("whole"), cwd=REPO, check=True, capture_output=True)
+        return time.monotonic() - started
+
+    whole, idle = seconds(), seconds()  # the second time there is nothing left to do
+    random, kills = np.random.default_rng(0), 0
+    for _ in range(10):
+        process = subprocess.Popen(
+            command("killed"), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=idle + float(random.uniform(0, 0.2)) * (whole - idle))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL if kills % 3 else signal.SIGINT)
+            process.wait()
+            kills += 1
+    assert kills >= 5
+    subprocess.run(command("killed"), cwd=REPO, check=True, capture_output=True)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert paid_calls(tmp_path / "killed") == paid_calls(tmp_path / "whole")
