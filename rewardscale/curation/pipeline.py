@@ -27,7 +27,8 @@ from rewardscale.curation.workbench import Progress, Workbench, workbench
 from rewardscale.data.comparison import DataError
 from rewardscale.data.levels import read_level, write_level
 
-_NOT_SCIENCE = ("name", "budget", "runtime", "levels")  # may change in a folder
+_NOT_SCIENCE = ("name", "budget", "runtime", "levels")  # may change in a folder,
+_OF_A_SERVER = ("endpoints", "retry")  # and these of an LLM judge
 
 
 def run(
@@ -88,6 +89,9 @@ def _snapshots(bench: Workbench) -> None:
 def _check(config: CurationConfig, workdir: Path) -> None:
     """Raises DataError if the folder holds a run of another config."""
     record = {k: v for k, v in to_mapping(config).items() if k not in _NOT_SCIENCE}
+    record["llm_judges"] = [
+        {k: v for k, v in judge.items() if k not in _OF_A_SERVER} for judge in record["llm_judges"]
+    ]
     path = workdir / "config.json"
     asked = json.loads(json.dumps(record))
     if not path.exists():

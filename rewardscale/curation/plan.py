@@ -5,6 +5,7 @@ finished steps or, before those, from the numbers of arXiv 2507.01352 (a third o
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from rewardscale.config.curation import CurationConfig
 from rewardscale.curation import inputs as inputs_
 from rewardscale.curation import steps
-from rewardscale.curation.annotators.base import Estimate, Example
+from rewardscale.curation.annotators.base import Estimate, Example, Question
 from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.known import held_out, seed_rows
 from rewardscale.curation.pipeline import without_people
@@ -27,12 +28,29 @@ _PERSON_SECONDS = 60.0  # a verdict, where nobody knows better: the paper says 1
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One step's questions to one annotator. questions: pairs asked about. estimate: of all of them; upper bounds."""
+    """One step's questions to one annotator.
+
+    Attributes:
+      questions: pairs asked about. estimate: of all of them, tokens and money as upper bounds.
+      most: how many pairs it can become.
+    """
 
     step: str
     annotator: str
     questions: int
     estimate: Estimate
+    most: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """Pairs of a step that judges judge (`most`: that they can have to judge), people judge, get attributes."""
+
+    step: str
+    judged: int
+    people: int
+    described: int
+    most: int
 
 
 def plan(config: CurationConfig, workdir: Path, *, data_dir: Path | None = None) -> list[Line]:
@@ -47,50 +65,69 @@ def plan(config: CurationConfig, workdir: Path, *, data_dir: Path | None = None)
         passes.append((*other, "no_humans: "))
     for one, directory, label in passes:
         with workbench(one, inputs, directory, workdir / "calls", lambda what, done, total: None) as bench:
-            found += _pass(bench, inputs, label)
+            found += _pass(bench, label)
     return found
 
 
-def _pass(bench: Workbench, inputs: Inputs, label: str) -> list[Line]:
+def _pass(bench: Workbench, label: str) -> list[Line]:
     config, done = bench.config, steps.read_steps(bench.directory)
-    sample = _sample(bench, inputs)
-    found = []
-    for name, judged, people in _sizes(config, inputs, done):
-        if name in done or not judged + people:
+    sample = _sample(bench)
+    writer, found = bench.writer, []
+    for size in _sizes(config, bench.inputs, done, second=bool(label)):
+        if size.step in done:
             continue
-        for judge in bench.judges:
+
+        def line(who: str, pairs: int, estimate: Estimate, most: int, step: str = label + size.step) -> Line:
+            return Line(step, who, pairs, estimate, most)
+
+        if size.described and writer is not None:
+            estimate = _scaled(writer.estimate(sample), size.described, len(sample))
+            extra = size.most - size.judged
             found.append(
-                Line(label + name, judge.name, judged, _scaled(judge.estimate(sample), judged, len(sample)))
+                line(f"{writer.name} (attributes)", size.described, estimate, size.described + extra)
             )
-        if people and bench.people is not None:
-            found.append(Line(label + name, bench.people.name, people, _people(config, people)))
+        for judge in bench.judges if size.most else ():
+            estimate = _scaled(judge.estimate(sample), size.judged, len(sample))
+            found.append(line(judge.name, size.judged, estimate, size.most))
+        if size.people and bench.people is not None:
+            found.append(line(bench.people.name, size.people, _people(config, size.people), size.people))
     return found
 
 
-def _sizes(config: CurationConfig, inputs: Inputs, done: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """(step, pairs that judges judge, pairs that people judge)."""
+def _sizes(config: CurationConfig, inputs: Inputs, done: dict[str, Any], *, second: bool) -> list[_Size]:
+    """Of each step. The `second` pass has its seed, but for the pairs that people judge, from the first."""
     validation, reserved = held_out(inputs, config)
     seed = seed_rows(inputs, config)
-    own = int((~reserved[seed]).sum())
-    held = int(validation[seed].sum())
-    alone = config.people.kind == "none"
-    out = [(steps.step_name(0), own + held if alone else own, held + min(config.seed_people, own))]
-    gold, left = min(config.seed_people, own), int(inputs.pool.sum()) - len(seed)
+    own, held = int((~reserved[seed]).sum()), int(validation[seed].sum())
+    gold = min(config.seed_people, own)
+    if config.people.kind == "none":
+        asked = held if second else own + held
+        out = [_Size(steps.step_name(0), asked, 0, 0 if second else len(seed), asked)]
+    else:
+        out = [_Size(steps.step_name(0), own, held + gold, len(seed), own)]
+    left = int(inputs.pool.sum()) - len(seed)
+    unasked = (
+        0 if config.people.kind == "none" else held
+    )  # stage 2 treats people's validation pairs like any other
     for iteration in range(1, config.iterations + 1):
         name = steps.step_name(iteration)
         asked = done[name]["pairs"] if name in done else min(left, round(gold * _NEIGHBOURS))
         asked = min(asked, config.selected) if config.selected else asked
+        most = asked if name in done else min(left, config.selected or gold * config.k_max)
         people = min(asked, config.people_per_iteration)
         gold, left = gold + people, left - asked
-        out.append((name, asked, people))
-    out.append((steps.STAGE_TWO, round(left * _ASKED), 0))
-    return out
+        out.append(_Size(name, asked, people, asked, most))
+    asked = round((left + unasked) * _ASKED)
+    return [*out, _Size(steps.STAGE_TWO, asked, 0, asked, left + unasked)]
 
 
-def _sample(bench: Workbench, inputs: Inputs) -> list:
-    """Questions of random pairs, with others as worked examples: as long as real prompts will be."""
+def _sample(bench: Workbench) -> list[Question]:
+    """Questions of random pairs not judged yet, with others as worked examples: as long as real prompts will be."""
     random = np.random.default_rng([0, bench.config.seed])
-    rows = random.permutation(np.flatnonzero(inputs.pool))[: _SAMPLE + bench.config.examples]
+    unjudged = bench.inputs.pool & bench.known().open
+    rows = random.permutation(np.flatnonzero(unjudged if unjudged.any() else bench.inputs.pool))[
+        : _SAMPLE + bench.config.examples
+    ]
     questions = bench.questions(rows)
     count = max(1, len(questions) - bench.config.examples)
     shown = tuple(Example(q.comparison, 1, q.attributes) for q in questions[count:])
@@ -123,24 +160,33 @@ def plan_text(lines: list[Line], config: CurationConfig) -> str:
     for line in lines:
         out.append(_row(line.step, line.annotator, line.questions, line.estimate))
     known = [line.estimate for line in lines]
-    seconds = [e.seconds for e in known if e.seconds is not None]
-    total = Estimate(
-        calls=sum(e.calls for e in known),
-        tokens_in=sum(e.tokens_in for e in known),
-        tokens_out=sum(e.tokens_out for e in known),
-        cost=sum(e.cost for e in known),
-        seconds=sum(seconds) if seconds else None,
-    )
-    out.append(_row("total", "", sum(line.questions for line in lines), total))
+    out.append(_row("expected", "", sum(line.questions for line in lines), _sum(known)))
+    at_most = [
+        _scaled(line.estimate, line.most, line.questions) if line.questions else line.estimate
+        for line in lines
+    ]
+    out.append(_row("at most", "", sum(line.most for line in lines), _sum(at_most)))
     out.append(
-        f"money in {config.cost_unit}; tokens are upper bounds, sizes of later steps are assumed from earlier ones"
+        f"money in {config.cost_unit}; tokens, and so money, are upper bounds of so many calls; re-asks of unreadable "
+        f"answers come on top. How many pairs retrieval finds and stage 2 asks about ({_ASKED:.0%}) is assumed"
     )
-    if len(seconds) < len(known):
-        out.append("hours: - where no call has been measured yet")
+    if any(e.seconds is None for e in known):
+        out.append("hours: those of judges of whom no call has been measured yet are missing")
     return "\n".join(out)
 
 
-_LAYOUT = "{:<20} {:<22} {:>8} {:>9} {:>12} {:>10} {:>10} {:>8}"
+def _sum(estimates: Sequence[Estimate]) -> Estimate:
+    seconds = [e.seconds for e in estimates if e.seconds is not None]
+    return Estimate(
+        calls=sum(e.calls for e in estimates),
+        tokens_in=sum(e.tokens_in for e in estimates),
+        tokens_out=sum(e.tokens_out for e in estimates),
+        cost=sum(e.cost for e in estimates),
+        seconds=sum(seconds) if seconds else None,
+    )
+
+
+_LAYOUT = "{:<20} {:<26} {:>8} {:>9} {:>12} {:>10} {:>10} {:>8}"
 
 
 def _row(step: str, who: str, pairs: int, e: Estimate) -> str:

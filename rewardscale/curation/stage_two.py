@@ -62,6 +62,7 @@ def _run(bench: Workbench) -> tuple[pl.DataFrame, dict[str, Any]]:
     )
     unjudged = ~before.judged & ~before.gold_training & ~(before.discarded & ~before.validation)
     rows = np.flatnonzero(inputs.labelled & doubted & unjudged)
+    bench.describe(rows)
     bench.ask_judges(bench.with_examples(rows, before), last + 1)
     state = bench.known()
     decisions = decide_all(

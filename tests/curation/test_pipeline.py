@@ -163,7 +163,7 @@ def test_a_plan_asks_nobody_and_its_calls_bound_what_is_paid(tmp_path: Path, fin
     done = known(inputs_.prepare(TINY, finished), TINY, Ledger(finished / "ledger").read())
     asked = int(((done.gold != 0) | done.discarded).sum())
     assert sum(line.questions for line in people) == pytest.approx(asked, rel=0.1)
-    assert "total" in plan_text(lines, TINY)
+    assert "at most" in plan_text(lines, TINY)
     assert plan(TINY, finished) == []
 
 

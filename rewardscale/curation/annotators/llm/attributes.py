@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rewardscale.config.judges import JudgeConfig
-from rewardscale.curation.annotators.base import Question
+from rewardscale.config.judges import PICO, JudgeConfig
+from rewardscale.curation.annotators.base import Estimate, Question
 from rewardscale.curation.annotators.llm import panel
 from rewardscale.curation.annotators.llm.calls import CallLog, key_of
-from rewardscale.curation.annotators.llm.client import CallFailed, Client, Request
+from rewardscale.curation.annotators.llm.client import TEMPLATE_TOKENS, CallFailed, Client, Request
 from rewardscale.curation.annotators.llm.parse import Unreadable, json_object
 from rewardscale.curation.annotators.llm.prompts import attribute_messages, load
 from rewardscale.data.ledger.schema import CATEGORIES, Attributes
@@ -72,6 +72,16 @@ class AttributeWriter:
     def describe(self, questions: Sequence[Question]) -> Iterator[Described]:
         """Attributes a question, in any order, each as soon as it is there. Raises as `panel.run` does."""
         return panel.run([self], questions)
+
+    def estimate(self, questions: Sequence[Question]) -> Estimate:
+        """An upper bound: a call a pair, a token a byte of prompt, what is already paid included."""
+        tokens_in = tokens_out = 0
+        for question in questions:
+            tokens_in += attribute_messages(question.comparison, self.config).size + TEMPLATE_TOKENS
+            tokens_out += self.config.max_tokens
+        price = self.log.budget.config.price(self.config.model)
+        cost = price.pico(tokens_in, tokens_out) / PICO
+        return Estimate(len(questions), tokens_in, tokens_out, cost, panel.seconds(self, len(questions)))
 
     def _read(self, key: str) -> Attributes | None:
         for text, _ in self.log.of(key):

@@ -63,11 +63,8 @@ class LLMJudge:
                 calls += 1
                 tokens_in += ballot.messages.size + TEMPLATE_TOKENS
                 tokens_out += self.config.max_tokens
-        bill = self.log.bills.get((self.name, self.config.model))
-        seconds = None
-        if bill is not None and bill.calls:
-            seconds = calls * bill.seconds / bill.calls / sum(e.concurrency for e in self.config.endpoints)
-        return Estimate(calls, tokens_in, tokens_out, self.price.pico(tokens_in, tokens_out) * _PICO, seconds)
+        cost = self.price.pico(tokens_in, tokens_out) * _PICO
+        return Estimate(calls, tokens_in, tokens_out, cost, panel.seconds(self, calls))
 
     # --- votes ---------------------------------------------------------------------------------------
 

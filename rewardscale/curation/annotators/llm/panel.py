@@ -45,6 +45,14 @@ class Asker(Protocol):
         ...
 
 
+def seconds(one: Asker, calls: int) -> float | None:
+    """That so many calls would take, from the seconds of a call in the log and the concurrency; None without any."""
+    bill = one.log.bills.get((one.name, one.config.model))
+    if bill is None or not bill.calls:
+        return None
+    return calls * bill.seconds / bill.calls / sum(e.concurrency for e in one.config.endpoints)
+
+
 class _End:
     def __init__(self, error: BaseException | None):
         self.error = error
