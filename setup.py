@@ -67,6 +67,15 @@ INSTALL_REQUIRES = [
     # --- asking LLM judges ---------------------------------------------------------------------------
     # HTTP at several times the calls a core of the vendors' SDKs; the wire format is plain JSON [Apache-2.0 and MIT]
     "aiohttp>=3.12",
+    # --- people ----------------------------------------------------------------------------------------
+    # The page on which people judge pairs: routes and forms on Starlette [MIT]
+    "fastapi>=0.140",
+    # Reads its forms [Apache-2.0]
+    "python-multipart>=0.0.27",
+    # Responses are Markdown of strangers: CommonMark to tokens, HTML off, every rule ours to replace [MIT]
+    "markdown-it-py>=4.0",
+    # Text that is HTML already, and text that is not, as types of their own [BSD-3-Clause]
+    "markupsafe>=3.0",
     # --- configuration -------------------------------------------------------------------------------
     # Config files that are Python and locked: a typo is an error; usual in JAX projects [Apache-2.0]
     "ml-collections>=1.1.0",
@@ -89,6 +98,9 @@ INSTALL_REQUIRES = [
 # [Google Cloud Platform Terms of Service: free to install, not open source; hence never in the core]
 AOT = ["libtpu>=0.0.50"]
 
+# Drives a browser that is installed already (Debian's chromium), to test the annotation page [Apache-2.0]
+BROWSER = ["playwright>=1.60"]
+
 # Stages of a corpus build on a cluster: tasks alone, no durable state in it [Apache-2.0]
 RAY = ["ray>=2.50"]
 
@@ -105,11 +117,13 @@ EXTRAS = {
     "aot": AOT,
     "notebook": NOTEBOOK,
     "ray": RAY,
+    "browser": BROWSER,
     # What benchmarks/dedup.py is measured against [MIT; BSD-2-Clause]
     "peers": ["rensa>=0.5", "xxhash>=3.5"],
     "tfds": TFDS,
     "test": [
         *AOT,
+        *BROWSER,
         *NOTEBOOK,
         *RAY,
         *TFDS,

@@ -1,0 +1,1 @@
+"""The built-in page on which people judge pairs: `serve`, and the backend that asks it. See docs/people.md."""
