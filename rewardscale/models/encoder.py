@@ -227,7 +227,7 @@ class SentenceEncoder:
     """A loaded encoder with its tokenizer.
 
     Attributes:
-      name: its folder. fingerprint: hash of all that decides its vectors. config, params: the model.
+      name: as whoever loaded it calls it. fingerprint: hash of all that decides its vectors. config, params: the model.
       tokenizer: cuts to `max_tokens`, does not pad. batch_tokens: computed in one call, padding included.
     """
 
@@ -240,10 +240,13 @@ class SentenceEncoder:
     batch_tokens: int = 8192
 
     @classmethod
-    def load(cls, folder: str | Path, *, max_tokens: int = 0, batch_tokens: int = 8192) -> "SentenceEncoder":
+    def load(
+        cls, folder: str | Path, *, name: str = "", max_tokens: int = 0, batch_tokens: int = 8192
+    ) -> "SentenceEncoder":
         """Loads a folder.
 
         Args:
+          name: by default the folder's.
           max_tokens: longer texts lose their end; 0 means the folder's own limit (sentence_bert_config.json), or 256.
 
         Raises CheckpointError, a ConfigError, naming what is missing or not understood.
@@ -263,7 +266,13 @@ class SentenceEncoder:
         tokenizer.enable_truncation(limit)
         params = jax.device_put(load_params(folder, config))
         return cls(
-            str(folder), _fingerprint(folder, config, limit), config, params, tokenizer, limit, batch_tokens
+            name or str(folder),
+            _fingerprint(folder, config, limit),
+            config,
+            params,
+            tokenizer,
+            limit,
+            batch_tokens,
         )
 
     def embed(self, texts: Sequence[str], *, done: Callable[[int], None] | None = None) -> np.ndarray:
