@@ -3,6 +3,7 @@
 {"do": "make", "directory", "config", "seed", "kind", "dtype", "shard"}    writes a model with random weights
 {"do": "score", "directory", "sequences", "side", "dtype"}                 -> {"rewards": [...]}
 {"do": "gradients", "directory", "chosen", "rejected", "out"}              writes the Bradley-Terry loss's gradients
+{"do": "embed", "directory", "sequences"}                                  -> {"vectors": [...]}, means of length 1
 {"do": "count", "config", "kind"}                                          -> {"parameters": n}
 """
 
@@ -13,12 +14,17 @@ import torch  # pyright: ignore[reportMissingImports]
 from safetensors.torch import save_file  # pyright: ignore
 from transformers import (  # pyright: ignore[reportMissingImports]
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
 )
 
 torch.set_num_threads(1)
-CLASSES = {"classifier": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}
+CLASSES = {
+    "classifier": AutoModelForSequenceClassification,
+    "causal": AutoModelForCausalLM,
+    "encoder": AutoModel,
+}
 
 
 def make(directory, config, seed, kind="classifier", dtype="float32", shard="5GB"):
@@ -26,10 +32,12 @@ def make(directory, config, seed, kind="classifier", dtype="float32", shard="5GB
     model = CLASSES[kind].from_config(AutoConfig.for_model(**config)).to(getattr(torch, dtype))
     with torch.no_grad():  # scales of 1 and a small head would hide mistakes
         for name, parameter in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name.lower() and "bias" not in name:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
             elif "score" in name:
                 parameter.normal_()
+            elif kind == "encoder" and "bias" in name:
+                parameter.normal_(std=0.1)
     model.save_pretrained(directory, max_shard_size=shard)
     return {}
 
@@ -52,6 +60,15 @@ def gradients(directory, chosen, rejected, out):
     loss.backward()
     save_file({n: p.grad.contiguous() for n, p in model.named_parameters() if p.grad is not None}, out)
     return {"loss": loss.item()}
+
+
+def embed(directory, sequences):
+    model = AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+    ids, mask = padded(sequences, "right", model.config.pad_token_id)
+    with torch.no_grad():
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    return {"vectors": torch.nn.functional.normalize(means).double().tolist()}
 
 
 def count(config, kind="causal"):

@@ -1,4 +1,4 @@
-"""Hashes of words and of runs of words, of many texts at once.
+"""Hashes of words, of runs of words and of runs of characters, of many texts at once.
 
 A word is a run of `\\w` characters in lower case, as in data/overlap.py. Its hash is a polynomial over random values
 of its characters (Karp and Rabin, "Efficient randomized pattern-matching algorithms", IBM Journal of Research and
@@ -89,6 +89,20 @@ def shingles(words: Runs, n: int) -> Runs:
     keep[starts[short]] = False
     out[keep] = long.hashes
     return Runs(out, starts)
+
+
+def characters(texts: Sequence[str], n: int) -> Runs:
+    """All runs of `n` characters (spaces, signs) of each text in lower case, in order; none where it has fewer."""
+    hashes, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for block in _blocks(texts):
+        lowered = [text.lower() for text in block]
+        lengths = np.fromiter(map(len, lowered), np.int64, len(lowered))
+        codes = np.frombuffer("".join(lowered).encode("utf-32-le", "surrogatepass"), np.uint32)
+        each = _finish((codes.astype(np.uint64) + _U(1)) * _U(0x9E3779B97F4A7C15))
+        counts.append(np.maximum(lengths - (n - 1), 0))
+        if counts[-1].any():
+            hashes.append(_windows(each, n)[_ranges(_starts(lengths)[:-1], counts[-1])])
+    return Runs(np.concatenate(hashes), _starts(np.concatenate(counts)))
 
 
 def _mix(first: np.ndarray, second: np.ndarray) -> np.ndarray:

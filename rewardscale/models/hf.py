@@ -109,7 +109,7 @@ def open_checkpoint(directory: str | Path, *, revision: str | None = None) -> Ch
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     model = hf_config.read_config(config, str(path))
     architecture = hf_config.architecture_of(config, str(path))
-    files = _find_tensors(folder)
+    files = find_tensors(folder)
     _check_tensors(model, architecture.endswith(hf_config.CLASSIFIER), files, folder)
     dtype = _stored(files[EMBEDDING], EMBEDDING)[1]
     return Checkpoint(folder, config, model, architecture, files, dtype, revision)
@@ -132,7 +132,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise CheckpointError(str(error)) from error
 
 
-def _find_tensors(folder: Path) -> dict[str, Path]:
+def find_tensors(folder: Path) -> dict[str, Path]:
     """The file of each tensor, by the index or the files themselves."""
     index = folder / INDEX
     if index.exists():
@@ -153,7 +153,7 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
         return {name: folder / file for name, file in listed.items()}
     single = folder / SINGLE
     if single.exists():
-        with _opened(single) as file:
+        with open_tensors(single) as file:
             return dict.fromkeys(file.keys(), single)
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -185,7 +185,7 @@ def _check_tensors(model: ModelConfig, has_head: bool, files: Mapping[str, Path]
     for name in wanted:
         by_file[files[name]].append(name)
     for path, names in by_file.items():
-        with _opened(path) as file:
+        with open_tensors(path) as file:
             present = set(file.keys())
             for name in names:
                 if name not in present:
@@ -238,7 +238,9 @@ def _load_leaf(
         read[bounds].append(device)
     pieces = []
     with ExitStack() as stack:  # files are mapped for one array's reading, so their pages do not pile up
-        opened = {file: stack.enter_context(_opened(file)) for file in {checkpoint.files[n] for n in names}}
+        opened = {
+            file: stack.enter_context(open_tensors(file)) for file in {checkpoint.files[n] for n in names}
+        }
         for bounds, devices in read.items():
             piece = np.zeros([b - a for a, b in bounds], dtype)
             if path[0] == "blocks":
@@ -378,7 +380,7 @@ def _on_host(leaf: Any, layer: int | None = None) -> np.ndarray:
 # --- files -------------------------------------------------------------------------------------------
 
 
-def _opened(path: Path) -> Any:
+def open_tensors(path: Path) -> Any:
     """A safetensors file; reading its header checks that it is whole."""
     try:
         return safe_open(path, framework="np")
@@ -390,7 +392,7 @@ def _opened(path: Path) -> Any:
 
 def _stored(path: Path, name: str) -> tuple[tuple[int, ...], str]:
     """Shape and type of a tensor on disk. Raises CheckpointError on a type that is no weight's."""
-    with _opened(path) as file:
+    with open_tensors(path) as file:
         found = file.get_slice(name)
         kind = found.get_dtype()
         if kind not in _DTYPES:

