@@ -67,6 +67,9 @@ INSTALL_REQUIRES = [
     # --- asking LLM judges ---------------------------------------------------------------------------
     # HTTP at several times the calls a core of the vendors' SDKs; the wire format is plain JSON [Apache-2.0 and MIT]
     "aiohttp>=3.12",
+    # --- people's verdicts ---------------------------------------------------------------------------
+    # A Label Studio server's few endpoints, one call at a time; tests ask our own servers with it [BSD-3-Clause]
+    "httpx>=0.28",
     # --- configuration -------------------------------------------------------------------------------
     # Config files that are Python and locked: a typo is an error; usual in JAX projects [Apache-2.0]
     "ml-collections>=1.1.0",
@@ -114,7 +117,6 @@ EXTRAS = {
         *RAY,
         *TFDS,
         "pytest>=8.4",  # [MIT]
-        "httpx>=0.28",  # asks the server as a client would [BSD-3-Clause]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]
         "hypothesis>=6.100",  # properties of packing, subsets and fits, not examples alone [MPL-2.0]
         "ruff>=0.14",  # linter, one binary [MIT]
