@@ -32,10 +32,13 @@ REFERENCE := .venv-reference
 REFERENCE_PYTHON ?=
 REFERENCE_PYTHONS := $(or $(REFERENCE_PYTHON),/usr/bin/python3.11 python3.11 python3.12 python3)
 
-.PHONY: help install sweep test test-slow reference lint types clean broken
+# The annotation server, for one slow test; it needs other versions of much that we use.
+LABEL_STUDIO := .venv-label-studio
+
+.PHONY: help install sweep test test-slow reference label-studio lint types clean broken
 
 help:  ## what can be made (this list)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## build .venv from setup.py and constraints.txt
 
@@ -50,14 +53,16 @@ test-slow: lint types  ## lint, types and all tests
 
 reference: $(REFERENCE)/.installed  ## build .venv-reference: PyTorch and transformers, to test parity with
 
+label-studio: $(LABEL_STUDIO)/.installed  ## build .venv-label-studio: a real Label Studio, to test its backend with
+
 lint: $(INSTALLED)  ## ruff
 	@$(PY) -m ruff check .
 
 types: $(INSTALLED)  ## pyright
 	@$(PY) -m pyright --pythonpath $(PY)
 
-clean:  ## remove both environments and the tools' caches; never runs/
-	rm -rf $(VENV) $(REFERENCE) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environments and the tools' caches; never runs/
+	rm -rf $(VENV) $(REFERENCE) $(LABEL_STUDIO) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 broken:
@@ -96,4 +101,11 @@ $(REFERENCE)/.installed: constraints-reference.txt
 	echo "building $(REFERENCE) with $$("$$found" --version): PyTorch and transformers"; \
 	"$$found" -m venv --clear $(REFERENCE); \
 	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-reference.txt; \
+	touch $@
+
+$(LABEL_STUDIO)/.installed: constraints-label-studio.txt $(INSTALLED)
+	@set -e; \
+	echo "building $(LABEL_STUDIO): Label Studio"; \
+	$(PY) -m venv --clear $(LABEL_STUDIO); \
+	$(LABEL_STUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-label-studio.txt; \
 	touch $@

@@ -76,6 +76,8 @@ INSTALL_REQUIRES = [
     "markdown-it-py>=4.0",
     # Text that is HTML already, and text that is not, as types of their own [BSD-3-Clause]
     "markupsafe>=3.0",
+    # A Label Studio server's few endpoints, one call at a time; tests ask our own servers with it [BSD-3-Clause]
+    "httpx>=0.28",
     # --- configuration -------------------------------------------------------------------------------
     # Config files that are Python and locked: a typo is an error; usual in JAX projects [Apache-2.0]
     "ml-collections>=1.1.0",
@@ -128,8 +130,8 @@ EXTRAS = {
         *RAY,
         *TFDS,
         "pytest>=8.4",  # [MIT]
-        "httpx>=0.28",  # asks the server as a client would [BSD-3-Clause]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]
+        "faiss-cpu>=1.12",  # exact nearest neighbours by someone else, what ours must equal [MIT]
         "hypothesis>=6.100",  # properties of packing, subsets and fits, not examples alone [MPL-2.0]
         "ruff>=0.14",  # linter, one binary [MIT]
         # Type checker. The wheel carries pyright itself and the extra carries Node.js as a wheel, so that

@@ -39,9 +39,9 @@ def test_nearest_are_those_of_brute_force_on_any_mesh_and_block(shape, block) ->
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
-    n=st.integers(1, 90),
-    k=st.integers(1, 6),
-    block=st.sampled_from([8, 32, 4096]),
+    n=st.sampled_from([1, 7, 33, 90]),
+    k=st.sampled_from([1, 5]),
+    block=st.sampled_from([8, 4096]),
 )
 def test_ties_of_any_number_are_broken_by_row_alone(seed, n, k, block) -> None:
     """Vectors of few values: most products are equal, and far more of them than are looked at beyond k."""
@@ -61,7 +61,8 @@ def test_ties_of_any_number_are_broken_by_row_alone(seed, n, k, block) -> None:
 
 
 def test_nearest_are_those_of_faiss() -> None:
-    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    import faiss
+
     queries, index = vectors(50, 48), vectors(4000, 48, seed=1)
     theirs = faiss.IndexFlatIP(48)
     theirs.add(index)
