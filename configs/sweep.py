@@ -6,6 +6,7 @@ python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR   # ukpconva
 python -m rewardscale.launch --config=sweep.py:convex                 # a planted convex world, law known: a minute
 python -m rewardscale.launch --config=sweep.py:dose_objective --data_dir=DIR   # known flips, MMLU-Pro answers
 python -m rewardscale.launch --config=sweep.py:dose_votes --data_dir=DIR       # known flips, ukpconvarg1
+python -m rewardscale.launch --config=sweep.py:curated --config.data.curated.workdir=runs/curate-planted    # its levels
 python -m rewardscale.launch --config=sweep.py:full                   # 5 sizes x 7 data sizes x 5 draws: hours
 python -m rewardscale.launch --config=sweep.py:tune                   # learning rates, on validation
 """
@@ -30,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "full": _full,
         "tune": _tune,
     }
-    variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes}
+    variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes, "curated": _curated}
     choose_variant(variant, variants, "sweep.py")(config)
     return config
 
@@ -164,6 +165,25 @@ def _dose_votes(config: ConfigDict) -> None:
     config.sweep.levels = ("strict", *(f"strict+flip{rate}" for rate in _DOSES))
     config.sweep.draws = 10
     config.sweep.folds = 4
+
+
+def _curated(config: ConfigDict) -> None:
+    """Levels and placebos of a curation run (configs/curate.py): 1 model x 5 sizes x 7 levels x 10 draws = 350 runs."""
+    config.name = "curated"
+    config.data.source = "curated"
+    config.convex.l2_grid = _DOSE_L2
+    config.sweep.models = ("hash4096",)
+    config.sweep.pairs = (125, 250, 500, 1000, 2000)
+    config.sweep.levels = (
+        "raw",
+        "filtered",
+        "corrected",
+        "no_humans",
+        "shuffled_scores",
+        "random_matched",
+        "matched",
+    )
+    config.sweep.draws = 10
 
 
 def _models(config: ConfigDict, *widths: int) -> None:

@@ -175,14 +175,29 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CuratedConfig:
+    """A finished curation run: its levels by name, snapshots ("filtered@iter3") among them.
+
+    Attributes:
+      workdir: its folder.
+      bpe_vocab: size of the byte-level BPE vocabulary trained on the corpus's texts (transformers).
+    """
+
+    workdir: str = ""
+    bpe_vocab: int = 2048
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where pairs come from: `source` is "planted", "planted_linear", "votes" or "objective"."""
+    """Where pairs come from: `source` is "planted", "planted_linear", "votes", "objective" or "curated"."""
 
     source: str = "planted"
     planted: PlantedConfig = PlantedConfig()
     planted_linear: LinearConfig = LinearConfig()
     votes: VotesConfig = VotesConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    curated: CuratedConfig = CuratedConfig()
 
     def __post_init__(self) -> None:
-        choice("data.source", self.source, ("planted", "planted_linear", "votes", "objective"))
+        choice("data.source", self.source, ("planted", "planted_linear", "votes", "objective", "curated"))

@@ -103,7 +103,8 @@ def _level(name: str, inputs: Inputs, config: CurationConfig, final: Outcome) ->
         case "corrected":
             return levels.corrected(examined, decisions)
         case "gold":
-            return _gold(inputs, config, final)
+            rows = np.flatnonzero(final.state.gold_training & inputs.pool)
+            return _by_people(name, rows, inputs, config, final)
         case "shuffled_scores":
             category = _of_raw(inputs, inputs.manifest["category"].to_numpy())
             return levels.shuffled_scores(examined, decisions, strata=[source, category], seed=seed)
@@ -139,11 +140,16 @@ def _examined(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) ->
     return dataclasses.replace(_raw(inputs, config), cost=row_costs(inputs, config, verdicts))
 
 
-def _gold(inputs: Inputs, config: CurationConfig, final: Outcome) -> Level:
-    rows = np.flatnonzero(final.state.gold_training & inputs.pool)
+def gold_validation(inputs: Inputs, config: CurationConfig, directory: Path) -> Level:
+    """People's labels of the validation split: for evaluation, never for training."""
+    final = outcome(inputs, config, directory)
+    return _by_people("gold_validation", np.flatnonzero(final.state.gold_validation), inputs, config, final)
+
+
+def _by_people(name: str, rows: np.ndarray, inputs: Inputs, config: CurationConfig, final: Outcome) -> Level:
     people = final.verdicts.filter(is_person(config))
     return Level(
-        name="gold",
+        name=name,
         rows=rows.astype(np.uint32),
         orientation=final.state.gold[rows],
         cost=row_costs(inputs, config, people),

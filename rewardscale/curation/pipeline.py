@@ -5,6 +5,8 @@
           calls/                            every paid answer, of both passes
           no_humans/                        the pass without people: its own ledger, iterations, models
           levels/<name>/                    what a sweep trains on
+          evaluation/gold_validation/       people's labels that nothing was trained on
+          corpus.json                       where the corpus lies
           report.html report.json
 """
 
@@ -51,6 +53,9 @@ def run(
         other = without_people(config, workdir)
         if other is not None:
             _pass(other[0], inputs, other[1], workdir / "calls", show)
+        where = {"directory": str(inputs.corpus.directory.resolve()), "fingerprint": inputs.corpus.fingerprint}
+        atomic.write_json(workdir / "corpus.json", where)
+        write_level(workdir / "evaluation", outcomes.gold_validation(inputs, config, workdir))
         made = [
             write_level(workdir / "levels", one)
             for one in outcomes.make_levels(inputs, config, workdir, other)

@@ -9,6 +9,7 @@ from rewardscale import atomic
 from rewardscale.config import DataConfig, content_hash, to_mapping
 from rewardscale.data.tokenised import TokenisedView, build_view, open_view, view_key
 from rewardscale.sweeps.sources.base import VALIDATION, Dataset, EvaluationSet, Labelled, Progress, named
+from rewardscale.sweeps.sources.curated import CuratedDataset
 from rewardscale.sweeps.sources.objective import ObjectiveDataset
 from rewardscale.sweeps.sources.planted import PlantedDataset
 from rewardscale.sweeps.sources.planted_linear import PlantedLinearDataset
@@ -16,6 +17,7 @@ from rewardscale.sweeps.sources.votes import VotesDataset
 
 __all__ = [
     "VALIDATION",
+    "CuratedDataset",
     "Dataset",
     "EvaluationSet",
     "Labelled",
@@ -32,6 +34,7 @@ SOURCES = {
     "planted_linear": PlantedLinearDataset,
     "votes": VotesDataset,
     "objective": ObjectiveDataset,
+    "curated": CuratedDataset,
 }
 
 
