@@ -3,7 +3,8 @@
     python -m rewardscale.curate --config=curate.py                       # a planted world, simulated annotators
     python -m rewardscale.curate plan --config=curate.py                  # calls, tokens, money, hours; spends nothing
     python -m rewardscale.curate status --workdir=runs/curate-planted     # how far it is, and its bill
-    python -m rewardscale.curate people --serve --config=mine.py          # the page where people judge
+    python -m rewardscale.curate people --config=mine.py --invite=ann     # an annotator's link to the page
+    python -m rewardscale.curate people --config=mine.py --serve          # the page where people judge
 
 run (the default) does stage 0 (a seed that judges and people label), stage 1 (train a reward model, find what it gets
 wrong, have that judged, repeat) and stage 2 (the rest of the pool, without people) of Skywork-Reward-V2 (arXiv
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from rewardscale.sweeps import configfile
 from rewardscale.sweeps.sweep import DATA_VARIABLE
 
 WAITING = 3
+_LOOK_AGAIN = 30.0  # seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,26 +49,40 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.curation import pipeline
+    from rewardscale.curation.annotators.label_studio import LabelStudioError
     from rewardscale.curation.annotators.llm.budget import BudgetSpent
     from rewardscale.curation.annotators.llm.client import EndpointError
     from rewardscale.curation.workbench import Waiting
 
     config, workdir = _config(options, overrides)
-    bars = _Bars()
-    try:
-        report = pipeline.run(config, workdir, data_dir=options.data_dir, progress=bars)
-    except Waiting as reason:
-        bars.close()
-        print(f"{reason}; the page: python -m rewardscale.curate people --serve --config={options.config}")
-        print("the same command goes on when they are done")
-        return WAITING
-    except (BudgetSpent, EndpointError) as error:
-        raise ConfigError(str(error)) from error
-    finally:
-        bars.close()
+    bars, told = _Bars(), ""
+    while True:
+        try:
+            report = pipeline.run(config, workdir, data_dir=options.data_dir, progress=bars)
+            break
+        except Waiting as reason:
+            bars.close()
+            if str(reason) != told:
+                print(told := str(reason), flush=True)
+            if not options.wait:
+                print(_how_people_judge(config, options))
+                return WAITING
+            time.sleep(_LOOK_AGAIN)
+        except (BudgetSpent, EndpointError, LabelStudioError) as error:
+            raise ConfigError(str(error)) from error
+        finally:
+            bars.close()
     print(closing(report, config))
     print(f"report  {workdir / 'report.html'}")
     return 0
+
+
+def _how_people_judge(config: CurationConfig, options: argparse.Namespace) -> str:
+    if config.people.kind == "page":
+        where = f"python -m rewardscale.curate people --serve --config={options.config} starts their page"
+    else:
+        where = f"they judge at {config.people.label_studio.url}"
+    return f"{where}; the same command as now goes on when they are done (with --wait by itself)"
 
 
 def _plan(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -98,9 +115,27 @@ def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _people(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    if not options.serve:
-        raise ConfigError("say what about people: --serve starts the page where they judge")
-    raise ConfigError("the page is not there yet")
+    from rewardscale.curation.annotators.people import backend
+
+    config, workdir = _config(options, overrides)
+    if config.people.kind != "page":
+        raise ConfigError(f"people.kind is {config.people.kind!r}: the page is for people.kind='page'")
+    ledger = workdir / "ledger"
+    url = options.public_url or f"http://{options.host}:{options.port}"
+    if options.invite:
+        print(backend.invite(ledger, options.invite, role="lead" if options.lead else "annotator", url=url))
+    elif options.revoke:
+        backend.revoke(ledger, options.revoke)
+        print(f"{options.revoke} is out; what they judged stays")
+    elif options.close is not None:
+        with backend.PageBackend(ledger) as page:
+            page.close(options.close)
+        print(f"round {options.close} is closed: what is judged by now counts; run the curation again")
+    elif options.serve:
+        backend.serve(ledger, host=options.host, port=options.port, public_url=options.public_url)
+    else:
+        print(backend.status_text(ledger))
+    return 0
 
 
 def closing(report: dict[str, Any], config: CurationConfig) -> str:
@@ -172,7 +207,26 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         type=Path,
         help="where real data lies (default: the environment variable REWARDSCALE_DATA)",
     )
-    add("--serve", action="store_true", help="people: start the page where they judge")
+    add(
+        "--wait",
+        action="store_true",
+        help="run: while people judge, look every half minute whether they are done",
+    )
+    people = parser.add_argument_group("people", "without any of these: how far they are")
+    add = people.add_argument
+    add("--serve", action="store_true", help="start the page where they judge, until Ctrl-C")
+    add("--invite", metavar="NAME", help="print NAME's link to the page (once: a second call makes another)")
+    add("--lead", action="store_true", help="with --invite: one who sees the dashboard")
+    add("--revoke", metavar="NAME", help="end NAME's link")
+    add("--close", type=int, metavar="ROUND", help="end a round: what is not judged by now is not waited for")
+    add("--host", default="127.0.0.1", help="where to listen (default: %(default)s, this machine alone)")
+    add("--port", type=int, default=8010, help="(default: %(default)s)")
+    add(
+        "--public_url",
+        default="",
+        metavar="URL",
+        help="how browsers reach the page, say through a proxy with https",
+    )
     return configfile.parse_arguments(parser, arguments, example="--config.iterations=4")
 
 

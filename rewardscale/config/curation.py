@@ -12,7 +12,7 @@ from rewardscale.config.model import ConvexConfig
 from rewardscale.config.training import Recipe, Runtime
 
 SOURCES = ("planted", "votes", "corpus")
-PEOPLE = ("simulated", "votes", "page", "none")
+PEOPLE = ("simulated", "votes", "page", "label_studio", "none")
 LEVELS = (
     "raw",
     "filtered",
@@ -93,12 +93,27 @@ class SimulatedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelStudioConfig:
+    """A team's Label Studio server.
+
+    Attributes:
+      token_env: environment variable that holds a token of a user who may make projects.
+      name: starts the projects' titles, at most 20 characters; "" takes the curation's name.
+    """
+
+    url: str = ""
+    token_env: str = "LABEL_STUDIO_TOKEN"
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class PeopleConfig:
     """Who judges for gold.
 
     Attributes:
       kind: "simulated" (`simulated` lists them), "votes" (a vote that ukpconvarg1 holds), "page" (real people on the
-        built-in page) or "none": judges' votes stand in for people wherever people are asked.
+        built-in page), "label_studio" (on a server of the team) or "none": judges' votes stand in for people wherever
+        people are asked.
       overlap, shared: about this share of the pairs is judged by `overlap` people, the others by one.
       money_per_hour: what an hour of a person costs.
     """
@@ -108,9 +123,12 @@ class PeopleConfig:
     overlap: int = 3
     shared: float = 0.1
     money_per_hour: float = 0.0
+    label_studio: LabelStudioConfig = LabelStudioConfig()
 
     def __post_init__(self) -> None:
         choice("people.kind", self.kind, PEOPLE)
+        if self.kind == "label_studio" and not self.label_studio.url:
+            raise ConfigError("people.kind is 'label_studio': give its address in people.label_studio.url")
         if self.kind == "simulated" and not self.simulated:
             raise ConfigError("people.kind is 'simulated', but people.simulated lists nobody")
         if self.overlap < 1 or not 0 <= self.shared <= 1 or self.money_per_hour < 0:

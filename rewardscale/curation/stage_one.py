@@ -33,36 +33,39 @@ def stage_one(bench: Workbench, iteration: int) -> dict[str, Any]:
 def _run(bench: Workbench, iteration: int) -> tuple[pl.DataFrame, dict[str, Any]]:
     before = bench.known(before=iteration)
     best = steps.train_best(bench, before, iteration - 1)
-    selected = retrieve(bench, before, best, iteration)
-    rows = selected["row"].to_numpy().astype(np.int64)
-    bench.describe(rows)
-    questions = bench.with_examples(rows, before)
-    bench.ask_judges(questions, iteration)
-    judged = bench.known()
-    worth = informativeness(
-        judged.judges[:, rows],
-        judged.silver[rows],
-        best.margins[rows],
-        np.array([_weight(bench.config, question) for question in questions]),
-    )
-    asked = np.lexsort((rows, -worth))[: bench.config.people_per_iteration]
-    bench.ask_people([(questions[i], float(worth[i])) for i in asked], iteration)
-    selected = selected.with_columns(
-        informativeness=pl.Series(worth.astype(np.float32)),
-        asked_people=pl.Series(np.isin(np.arange(len(rows)), asked)),
-    )
-    gold = before.gold_training
+    table = steps.judged(bench, iteration, lambda: _judged(bench, before, best, iteration))
+    asked = table.filter("asked_people").sort("informativeness", "row", descending=[True, False])
+    questions = bench.questions(asked["row"].to_numpy())
+    bench.ask_people(list(zip(questions, asked["informativeness"], strict=True)), iteration)
+    gold, rows = before.gold_training, table["row"].to_numpy().astype(np.int64)
     report = steps.common(bench, iteration, rows) | {
         "best": steps.model_accuracy(bench.inputs, before, best),
         "retrieval": {
             "asking": int(gold.sum()),
             "wrong": int((best.margins[gold] * before.gold[gold] <= 0).sum()),
             "selected": len(rows),
-            "by_k": selected["k"].value_counts().sort("k").rows() if len(selected) else [],
-            "pool_left": int((bench.inputs.labelled & judged.open).sum()),
+            "by_k": table["k"].value_counts().sort("k").rows() if len(table) else [],
+            "pool_left": int((bench.inputs.labelled & bench.known().open).sum()),
         },
     }
-    return selected, report
+    return table, report
+
+
+def _judged(bench: Workbench, before: Known, best: RewardModel, iteration: int) -> pl.DataFrame:
+    """The pairs of an iteration, with attributes and judges' verdicts, and which of them people are to judge."""
+    selected = retrieve(bench, before, best, iteration)
+    rows = selected["row"].to_numpy().astype(np.int64)
+    bench.describe(rows)
+    questions = bench.with_examples(rows, before)
+    bench.ask_judges(questions, iteration)
+    state = bench.known()
+    weight = np.array([_weight(bench.config, question) for question in questions])
+    worth = informativeness(state.judges[:, rows], state.silver[rows], best.margins[rows], weight)
+    asked = np.lexsort((rows, -worth))[: bench.config.people_per_iteration]
+    return selected.with_columns(
+        informativeness=pl.Series(worth, dtype=pl.Float32),
+        asked_people=pl.Series(np.isin(np.arange(len(rows)), asked), dtype=pl.Boolean),
+    )
 
 
 def _weight(config: CurationConfig, question: Question) -> float:

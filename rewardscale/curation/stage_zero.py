@@ -22,19 +22,31 @@ def stage_zero(bench: Workbench) -> dict[str, Any]:
 
 
 def _run(bench: Workbench) -> tuple[pl.DataFrame, dict[str, Any]]:
+    table = steps.judged(bench, 0, lambda: _judged(bench))
+    chosen = table.filter(pl.col("validation") | pl.col("asked_people"))["row"].to_numpy().astype(np.int64)
+    bench.ask_people([(question, 0.0) for question in bench.questions(chosen)], 0)
+    report = steps.common(bench, 0, table["row"].to_numpy().astype(np.int64)) | {
+        "validation": int(table["validation"].sum()),
+        "gold_validation": int(bench.known().gold_validation.sum()),
+    }
+    return table, report
+
+
+def _judged(bench: Workbench) -> pl.DataFrame:
+    """The seed, with attributes and judges' verdicts, and whom people are to judge of it."""
     config = bench.config
     seed = seed_rows(bench.inputs, config)
     bench.describe(seed)
     state = bench.known(before=0)
-    validation, others = seed[state.validation[seed]], seed[~state.reserved[seed]]
-    judged = np.concatenate([others, validation]) if bench.people is None else others
-    bench.ask_judges(bench.questions(judged), 0)
+    others = seed[~state.reserved[seed]]
+    # Where nobody is asked for people's verdicts, judges' stand in for them, on the validation split too.
+    validation = seed[state.validation[seed]] if bench.people is None else seed[:0]
+    bench.ask_judges(bench.questions(np.concatenate([others, validation])), 0)
     ranked = sorted(bench.questions(others), key=lambda q: (-priority(q.attributes), q.row))
-    chosen = ranked[: config.seed_people]
-    bench.ask_people([(q, 0.0) for q in [*bench.questions(validation), *chosen]], 0)
-    selected = pl.DataFrame({"row": seed.astype(np.uint32), "validation": state.validation[seed]}).sort("row")
-    report = steps.common(bench, 0, seed) | {
-        "validation": len(validation),
-        "gold_validation": int(bench.known().gold_validation.sum()),
+    chosen = [question.row for question in ranked[: config.seed_people]]
+    columns = {
+        "row": seed.astype(np.uint32),
+        "validation": state.validation[seed],
+        "asked_people": np.isin(seed, chosen),
     }
-    return selected, report
+    return pl.DataFrame(columns).sort("row")

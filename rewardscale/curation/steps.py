@@ -43,6 +43,17 @@ def commit(
     return json.loads((folder / "report.json").read_text())
 
 
+def judged(bench: Workbench, iteration: int, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    """The pairs of a step once judges have judged them: made, and kept.
+
+    People may take weeks for their part of a step and edit attributes meanwhile; nothing that was chosen, asked and
+    paid for before is chosen again.
+    """
+    name = f"judged-{step_name(iteration)}"
+    commit(bench.directory, name, lambda: (make(), {}))
+    return pl.read_parquet(bench.directory / "iterations" / name / "selected.parquet")
+
+
 def read_steps(directory: Path) -> dict[str, dict[str, Any]]:
     """Reports of the finished steps by name, in their order."""
     paths = sorted((directory / "iterations").glob("[0-9s]*/report.json"))

@@ -7,6 +7,7 @@ ledger; what was answered is not asked again.
 import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +15,17 @@ import numpy as np
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale.config import ConfigError
 from rewardscale.config.curation import CurationConfig, SimulatedConfig
 from rewardscale.curation.annotators.backend import AnnotationBackend, make_tasks
 from rewardscale.curation.annotators.base import Annotator, Example, Question
+from rewardscale.curation.annotators.label_studio import LabelStudio
 from rewardscale.curation.annotators.llm import panel
 from rewardscale.curation.annotators.llm.attributes import AttributeWriter
 from rewardscale.curation.annotators.llm.budget import Budget
 from rewardscale.curation.annotators.llm.calls import CallLog
 from rewardscale.curation.annotators.llm.judge import LLMJudge
+from rewardscale.curation.annotators.people.backend import PageBackend
 from rewardscale.curation.annotators.recorded import Recorded
 from rewardscale.curation.annotators.simulated import SimulatedAnnotator
 from rewardscale.curation.annotators.stand_ins import PastVotes, SimulatedPeople
@@ -132,23 +136,24 @@ class Workbench:
                 self.progress("attributes", number, len(missing))
 
     def ask_judges(self, questions: Sequence[Question], iteration: int) -> None:
-        """A verdict a question and judge, into the ledger. Raises BudgetSpent, EndpointError."""
+        """A verdict a question and judge who has none on it, into the ledger. Raises BudgetSpent, EndpointError."""
         models = [judge for judge in self.judges if isinstance(judge, LLMJudge)]
         others = [judge for judge in self.judges if not isinstance(judge, LLMJudge)]
-        for at in range(0, len(questions), AT_ONCE):
-            some = questions[at : at + AT_ONCE]
+        there = set(self.ledger.read().select("row", "annotator").iter_rows())
+        open_ = [q for q in questions if any((q.row, judge.name) not in there for judge in self.judges)]
+        what, total = f"judges, iteration {iteration}", len(open_) * len(self.judges)
+        for at in range(0, len(open_), AT_ONCE):
+            some = open_[at : at + AT_ONCE]
             verdicts: list[Verdict] = []
             for judge in others:
                 verdicts += judge.judge(some, iteration=iteration)
-            if models:
-                for verdict in panel.run(models, some, iteration=iteration):
-                    verdicts.append(verdict)
-                    self.progress(
-                        f"judges, iteration {iteration}", len(verdicts), len(some) * len(self.judges)
-                    )
+            for verdict in panel.run(models, some, iteration=iteration) if models else ():
+                verdicts.append(verdict)
+                self.progress(what, at * len(self.judges) + len(verdicts), total)
             # In whatever order they came, the part is the same.
-            self.ledger.append(sorted(verdicts, key=lambda v: (v.row, v.annotator)))
-            self.progress(f"judges, iteration {iteration}", min(at + AT_ONCE, len(questions)), len(questions))
+            new = [verdict for verdict in verdicts if (verdict.row, verdict.annotator) not in there]
+            self.ledger.append(sorted(new, key=lambda v: (v.row, v.annotator)))
+            self.progress(what, (at + len(some)) * len(self.judges), total)
 
     def ask_people(self, questions: Sequence[tuple[Question, float]], iteration: int) -> None:
         """People's verdicts on questions, each with how informative it is, into the ledger.
@@ -160,10 +165,11 @@ class Workbench:
         if self.people is None:
             self._stand_in([question for question, _ in questions], iteration)
             return
-        people = self.config.people
-        tasks = make_tasks(questions, overlap=people.overlap, shared=people.shared, seed=self.config.seed)
-        self.people.push_tasks(iteration, tasks)
-        status = self.people.status(iteration)
+        people, status = self.config.people, self.people.status(iteration)
+        if not status.closed:
+            tasks = make_tasks(questions, overlap=people.overlap, shared=people.shared, seed=self.config.seed)
+            self.people.push_tasks(iteration, tasks)
+            status = self.people.status(iteration)
         if not status.done:
             raise Waiting(
                 f"iteration {iteration}: people have judged {status.complete:,} of {status.tasks:,} pairs "
@@ -264,6 +270,10 @@ def workbench(
         elif config.people.kind == "votes":
             assert inputs.votes is not None
             people = PastVotes(inputs.votes)
+        elif config.people.kind == "page":
+            people = resources.enter_context(PageBackend(directory / "ledger"))
+        elif config.people.kind == "label_studio":
+            people = label_studio(config)
         yield Workbench(
             config=config,
             inputs=inputs,
@@ -276,6 +286,17 @@ def workbench(
             trainer=Trainer(config, inputs.corpus, directory),
             progress=progress,
         )
+
+
+def label_studio(config: CurationConfig) -> LabelStudio:
+    """The team's server. Raises ConfigError without its token, LabelStudioError if it cannot be reached."""
+    place = config.people.label_studio
+    token = os.environ.get(place.token_env, "").strip()
+    if not token:
+        raise ConfigError(
+            f"people.label_studio: set the environment variable {place.token_env} to a token of {place.url}"
+        )
+    return LabelStudio(place.url, token, name=place.name or config.name[:20], seed=config.seed)
 
 
 def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None = None) -> list[dict]:

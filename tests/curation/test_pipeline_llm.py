@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rewardscale.config.curation import CurationConfig
+from rewardscale.build import main as build
+from rewardscale.config.curation import CurationConfig, PeopleConfig
 from rewardscale.config.judges import BudgetConfig, EndpointConfig, JudgeConfig, PriceConfig, RetryConfig
 from rewardscale.curation import inputs as inputs_
 from rewardscale.curation import pipeline
@@ -151,3 +152,27 @@ def test_killed_and_started_again_it_pays_at_most_what_was_under_way(tmp_path: P
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.mark.slow
+def test_a_corpus_of_files_with_a_transformer_and_no_people(tmp_path: Path) -> None:
+    lines = [
+        {
+            "prompt": f"{n}: what is {n} plus {n}?",
+            "chosen": f"It is {2 * n}.",
+            "rejected": f"It is {2 * n + 1}, perhaps.",
+        }
+        for n in range(120)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert build([f"--source={tmp_path / 'pairs.jsonl'}", f"--out={tmp_path / 'corpus'}"]) == 0
+    with server(accuracy=0.9) as url:
+        run = config(
+            url, source="corpus", corpus=str(tmp_path / "corpus"), people=PeopleConfig(kind="none"),
+            reward_model="w16", epochs=(1.0,), seed_pairs=60,
+        )  # fmt: skip
+        report = pipeline.run(run, tmp_path / "run")
+    names = [level["name"] for level in report["levels"]]
+    assert "filtered" in names and "filtered@iter1" in names and "selection_only" not in names
+    assert all("truth" not in level for level in report["levels"])
+    assert (tmp_path / "run" / "models" / "best@iter1" / "record.json").exists()
