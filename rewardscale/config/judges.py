@@ -142,6 +142,11 @@ class JudgeConfig:
         if min(self.prompt_chars, self.response_chars, self.example_chars) < 200:
             raise ConfigError(f"{where}: prompt_chars, response_chars and example_chars must be at least 200")
 
+    @property
+    def sampling(self) -> tuple[str | float | bool, ...]:
+        """What decides an answer beside the messages; a part of its key in the call log."""
+        return self.model, self.temperature, self.top_p, self.max_tokens, self.seed, self.send_seed
+
 
 @dataclasses.dataclass(frozen=True)
 class PriceConfig:

@@ -95,15 +95,7 @@ class AttributeWriter:
         """See `panel.Asker`."""
         config = self.config
         messages = attribute_messages(question.comparison, config)
-        sampling = [
-            config.model,
-            config.temperature,
-            config.top_p,
-            config.max_tokens,
-            config.seed,
-            config.send_seed,
-        ]
-        key = key_of("attributes", sampling, self.prompt_version, messages.system, messages.user)
+        key = key_of("attributes", config.sampling, self.prompt_version, messages.system, messages.user)
         why = "unreadable"
         while (found := self._read(key)) is None and len(self.log.of(key)) <= config.re_asks:
             seed = config.seed + len(self.log.of(key))

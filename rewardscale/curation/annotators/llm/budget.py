@@ -30,6 +30,8 @@ class Reservation:
 class Budget:
     """A hard limit. Safe under threads; `wait_for` belongs to one event loop at a time."""
 
+    called = "the budget"
+
     def __init__(self, config: BudgetConfig | None = None):
         self.config = config or BudgetConfig()
         money, self._calls_limit = self.config.money, self.config.calls
@@ -113,7 +115,7 @@ class Budget:
         if self._calls_limit is not None:
             limits.append(f"calls={self._calls_limit:,}")
         return (
-            f"the budget ({', '.join(limits)}) has no room for one more call (up to {pico / PICO:.6f}): "
+            f"{self.called} ({', '.join(limits)}) has no room for one more call (up to {pico / PICO:.6f}): "
             f"{', '.join(parts)}"
         )
 

@@ -10,11 +10,12 @@ set aside), "failed" (why a call was given up; costs nothing), "settled" (a verd
 "held" (the most that calls under way may cost: what a kill leaves in doubt), "free" (ended cleanly).
 """
 
+import asyncio
 import dataclasses
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import orjson
 
 from rewardscale.curation.annotators.llm.budget import Budget
 from rewardscale.curation.annotators.llm.log import GroupLog
+from rewardscale.data.ledger.log import read_log
 
 
 def key_of(*parts: Any) -> str:
@@ -59,18 +61,53 @@ class Bill:
     failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-class CallLog:
-    """All paid answers of one folder. `budget` is told what was spent before and is settled by the client."""
+def _book(bills: dict[tuple[str, str], Bill], record: dict[str, Any]) -> None:
+    """Adds what a record costs to its judge's bill."""
+    kind = record["t"]
+    if kind not in ("answer", "lost", "failed"):
+        return
+    bill = bills[record["judge"], record["model"]]
+    if kind == "answer":
+        bill.calls += 1
+        bill.tokens_in += record["in"]
+        bill.tokens_out += record["out"]
+        bill.pico += record["pico"]
+        bill.seconds += record["s"]
+        bill.prompt_bytes += record["bytes"]
+        bill.cut += record["cut"]
+    elif kind == "lost":
+        bill.lost += 1
+        bill.lost_pico += record["pico"]
+    else:
+        bill.failed[record["why"]] = bill.failed.get(record["why"], 0) + 1
 
-    def __init__(self, directory: Path, budget: Budget | None = None):
+
+def bills_of(directories: Iterable[Path]) -> dict[tuple[str, str], Bill]:
+    """The bills of several call logs together, by (judge, model); holds one file in memory at a time."""
+    bills: dict[tuple[str, str], Bill] = defaultdict(Bill)
+    for directory in directories:
+        for record in read_log(directory):
+            _book(bills, record)
+    return dict(bills)
+
+
+class CallLog:
+    """All paid answers of one folder, in memory. `budget` is told what was spent before and settled by the client.
+
+    Args:
+      writer: of a file that no other process may write meanwhile (DataError); by default each run has one of its own.
+    """
+
+    def __init__(self, directory: Path, budget: Budget | None = None, *, writer: str = ""):
         self.answers: dict[str, list[tuple[str, Paid]]] = {}
         self.settled: dict[str, frozenset[str]] = {}
         self.bills: dict[tuple[str, str], Bill] = defaultdict(Bill)
         self._held: dict[str, int] = {}
         self._run = uuid.uuid4().hex[:12]
         self._held_by_us = 0
+        self._noting: asyncio.Future[None] | None = None
         self.budget = budget or Budget()
-        self._log = GroupLog(directory, f"calls-{self._run}", self._replay)
+        self._log = GroupLog(directory, writer or f"calls-{self._run}", self._replay)
         spent = sum(bill.pico for bill in self.bills.values())
         lost = sum(bill.lost_pico for bill in self.bills.values())
         calls = sum(bill.calls + bill.lost for bill in self.bills.values())
@@ -78,6 +115,7 @@ class CallLog:
 
     def _replay(self, record: dict[str, Any]) -> None:
         kind = record["t"]
+        _book(self.bills, record)
         if kind == "answer":
             paid = Paid(
                 record["judge"],
@@ -91,21 +129,6 @@ class CallLog:
             )
             for key, text in zip(record["keys"], record["texts"], strict=True):
                 self.answers.setdefault(key, []).append((text, paid))
-            bill = self.bills[record["judge"], record["model"]]
-            bill.calls += 1
-            bill.tokens_in += paid.tokens_in
-            bill.tokens_out += paid.tokens_out
-            bill.pico += paid.pico
-            bill.seconds += paid.seconds
-            bill.prompt_bytes += record["bytes"]
-            bill.cut += record["cut"]
-        elif kind == "lost":
-            bill = self.bills[record["judge"], record["model"]]
-            bill.lost += 1
-            bill.lost_pico += record["pico"]
-        elif kind == "failed":
-            failed = self.bills[record["judge"], record["model"]].failed
-            failed[record["why"]] = failed.get(record["why"], 0) + 1
         elif kind == "settled":
             self.settled.setdefault(record["key"], frozenset(record["without"]))
         elif kind == "held":
@@ -119,10 +142,17 @@ class CallLog:
         self._replay(record)
 
     async def hold(self) -> None:
-        """Before a call is sent: what is under way must not exceed what the log says may be in doubt after a kill."""
-        if self.budget.reserved > self._held_by_us:
-            self._held_by_us = 2 * self.budget.reserved
-            await self._log.append({"t": "held", "run": self._run, "pico": self._held_by_us})
+        """Before a call is sent: what is under way must not exceed what the log says may be in doubt after a kill.
+
+        A quarter more is noted, so that few such notes are written; one that has become far too high is lowered.
+        """
+        reserved = self.budget.reserved
+        if reserved > self._held_by_us or 2 * reserved < self._held_by_us:
+            self._held_by_us = reserved + reserved // 4
+            note = {"t": "held", "run": self._run, "pico": self._held_by_us}
+            self._noting = asyncio.ensure_future(self._log.append(note))
+        if self._noting is not None and not self._noting.done():  # whoever asks it, none is sent before
+            await asyncio.shield(self._noting)
 
     def of(self, key: str) -> Sequence[tuple[str, Paid]]:
         """The answers to one vote, oldest first."""

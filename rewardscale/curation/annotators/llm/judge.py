@@ -76,15 +76,7 @@ class LLMJudge:
             s: judge_messages(question, config, swapped=s)
             for s in {bool(first), config.votes == 1 or not first}
         }
-        sampling = [
-            config.model,
-            config.temperature,
-            config.top_p,
-            config.max_tokens,
-            config.seed,
-            config.send_seed,
-        ]
-        keys = {s: key_of(sampling, self.prompt_version, m.system, m.user) for s, m in shown.items()}
+        keys = {s: key_of(config.sampling, self.prompt_version, m.system, m.user) for s, m in shown.items()}
         found = []
         for index in range(config.votes):
             swapped = bool((first + index) & 1)

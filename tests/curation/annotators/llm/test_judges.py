@@ -1,43 +1,38 @@
 """Judges against the simulated server, which runs in a process of its own."""
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from rewardscale.config import ConfigError
-from rewardscale.config.judges import (
-    PICO,
-    BudgetConfig,
-    EndpointConfig,
-    JudgeConfig,
-    PriceConfig,
-    RetryConfig,
-)
+from rewardscale.config.judges import PICO, EndpointConfig, JudgeConfig
 from rewardscale.curation.annotators.base import Question
 from rewardscale.curation.annotators.llm import panel
 from rewardscale.curation.annotators.llm.attributes import AttributeWriter
-from rewardscale.curation.annotators.llm.budget import Budget, BudgetSpent
-from rewardscale.curation.annotators.llm.calls import CallLog
+from rewardscale.curation.annotators.llm.budget import BudgetSpent
 from rewardscale.curation.annotators.llm.client import EndpointError
 from rewardscale.curation.annotators.llm.judge import LLMJudge
-from rewardscale.curation.annotators.llm.scripted import quality
 from rewardscale.curation.annotators.llm.statistics import judge_statistics
 from rewardscale.data.comparison import Comparison, Message
+from tests.curation.annotators.llm.servers import (
+    FAST,
+    PRICE,
+    accuracy,
+    call_log,
+    config,
+    counts,
+    questions,
+    server,
+    truth,
+)  # fmt: skip
 
-PRICE = PriceConfig(0.15, 0.6)
-FAST = RetryConfig(
-    base_seconds=0.01, cap_seconds=0.05, total_seconds=6, breaker_seconds=0.05, grace_seconds=2
-)
 FAULTS = {
     "429": 0.05,
     "500": 0.05,
@@ -48,53 +43,6 @@ FAULTS = {
     "nonsense": 0.05,
     "language": 0.05,
 }
-
-
-@contextlib.contextmanager
-def server(**options):
-    flags = [f"--{name}={value}" if value is not True else f"--{name}" for name, value in options.items()]
-    command = [sys.executable, "-m", "rewardscale.curation.annotators.llm.scripted", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def counts(url: str) -> dict[str, int]:
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/counts") as answer:
-        return json.load(answer)
-
-
-def questions(number: int, text: str = "") -> list[Question]:
-    return [
-        Question(
-            i, Comparison((Message("user", f"question {i}"),), (f"left {i}", f"right {i}{text}"), "test")
-        )
-        for i in range(number)
-    ]
-
-
-def config(url: str, **options) -> JudgeConfig:
-    endpoint = {k: options.pop(k) for k in ("key_env", "key_file", "concurrency") if k in options}
-    given = {"model": "m", "votes": 2, "retry": FAST, **options}
-    return JudgeConfig(endpoints=(EndpointConfig(url, **endpoint),), **given)
-
-
-def call_log(folder: Path, **limits) -> CallLog:
-    return CallLog(folder, Budget(BudgetConfig(prices={"m": PRICE}, prices_version="test", **limits)))
-
-
-def truth(question: Question) -> int:
-    left, right = question.comparison.responses
-    return 1 if quality(left) >= quality(right) else -1
-
-
-def accuracy(verdicts, asked) -> float:
-    return sum(v.preferred == truth(asked[v.row]) for v in verdicts) / len(verdicts)
 
 
 def test_every_question_ends_and_the_bill_is_exact_under_all_faults(tmp_path):
@@ -109,12 +57,15 @@ def test_every_question_ends_and_the_bill_is_exact_under_all_faults(tmp_path):
             told = counts(url)
             assert all(told[f"fault {name}"] > 0 for name in FAULTS)
             bill = log.bills["judge", "m"]
-            assert bill.calls == told["answered"]
-            assert bill.pico == PRICE.pico(told["tokens_in"], told["tokens_out"]) == log.budget.spent
+            # What was cut off may have been billed: it is set aside, no less. On a busy machine that may be an answer
+            # too, which came after the time-out.
+            late = bill.lost - told["fault hang"] - told["fault cut"] - told["fault truncated"]
+            assert 0 <= late <= 5 and log.budget.doubtful == bill.lost_pico > 0
+            assert bill.calls == told["answered"] - late
+            billed = PRICE.pico(told["tokens_in"], told["tokens_out"])
+            assert bill.pico == log.budget.spent <= billed <= bill.pico + bill.lost_pico
+            assert late or bill.pico == billed
             assert sum(v.cost for v in verdicts) <= bill.pico / PICO + 1e-9
-            # What was cut off may have been billed: it is set aside, no less.
-            lost = told["fault hang"] + told["fault cut"] + told["fault truncated"]
-            assert bill.lost == lost and log.budget.doubtful == bill.lost_pico > 0
             assert log.budget.reserved == 0
         with call_log(tmp_path) as log:
             again = list(LLMJudge(config(url, votes=4), log).judge([asked[v.row] for v in verdicts]))
