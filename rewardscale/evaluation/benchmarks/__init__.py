@@ -1,0 +1,1 @@
+"""Reward-model benchmarks: a file each, items to be scored and formulas over their rewards."""
