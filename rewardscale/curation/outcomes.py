@@ -27,6 +27,7 @@ from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.known import STAND_IN, Known, is_person, known
 from rewardscale.curation.rules import DROP, KEEP, signs
 from rewardscale.curation.stage_two import decide_all
+from rewardscale.curation.workbench import paid_hours
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.levels import Level
 
@@ -171,12 +172,7 @@ def noisy(inputs: Inputs, seed: int) -> np.ndarray:
 def row_costs(inputs: Inputs, config: CurationConfig, verdicts: pl.DataFrame) -> np.ndarray:
     """float32 [rows]: a raw pair's price, and what the verdicts on each row cost, people's time too."""
     paid = verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
-    hours = pl.when(is_person(config)).then(pl.col("seconds").cast(pl.Float64)).otherwise(0.0) / 3600
-    money = (
-        paid.select(pl.col("cost").cast(pl.Float64) + hours * config.people.money_per_hour)
-        .to_series()
-        .to_numpy()
-    )
+    money = paid.select(pl.col("cost").cast(pl.Float64) + paid_hours(config)).to_series().to_numpy()
     spent = np.bincount(paid["row"].to_numpy(), money, len(inputs))
     return (np.where(inputs.labelled, config.raw_price, 0) + spent).astype(np.float32)
 

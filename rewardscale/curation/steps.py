@@ -138,11 +138,16 @@ def by_category(bench: Workbench, state: Known, rows: np.ndarray) -> list[dict[s
 
 
 def accuracy(correct: np.ndarray) -> dict[str, Any]:
-    """Share, number and 95 % Wilson interval of a bool array; None where it is empty."""
-    if not len(correct):
+    """`proportion` of a bool array."""
+    return proportion(int(correct.sum()), len(correct))
+
+
+def proportion(right: int, n: int) -> dict[str, Any]:
+    """n, share, and its 95 % Wilson interval (low, high); None where n is 0."""
+    if not n:
         return {"n": 0, "share": None, "low": None, "high": None}
-    (low,), (high,) = wilson(np.array([correct.sum()]), np.array([len(correct)]))
-    return {"n": len(correct), "share": float(correct.mean()), "low": float(low), "high": float(high)}
+    (low,), (high,) = wilson(np.array([right]), np.array([n]))
+    return {"n": n, "share": right / n, "low": float(low), "high": float(high)}
 
 
 def model_accuracy(inputs: Inputs, state: Known, model: RewardModel) -> dict[str, Any]:

@@ -299,12 +299,21 @@ def label_studio(config: CurationConfig) -> LabelStudio:
     return LabelStudio(place.url, token, name=place.name or config.name[:20], seed=config.seed)
 
 
+def paid_hours(config: CurationConfig) -> pl.Expr:
+    """What the time of a verdict costs, float64: people's by the hour, nobody else's."""
+    hours = pl.when(is_person(config)).then(pl.col("seconds").cast(pl.Float64)).otherwise(0.0) / 3600
+    return hours * config.people.money_per_hour
+
+
 def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None = None) -> list[dict]:
-    """What verdicts took: a line a judge, and one of all people. Of a judge's calls those that led to no verdict are
-    in the call log's bill alone."""
+    """What verdicts took: a line a judge, and one of all people, their time paid for.
+
+    Of a judge's calls those that led to no verdict are in the call log's bill alone.
+    """
     if iteration is not None:
         verdicts = verdicts.filter(pl.col("iteration") == iteration)
     asked = verdicts.filter((pl.col("kind") != "source") & (pl.col("annotator") != STAND_IN))
+    money = pl.col("cost").cast(pl.Float64) + paid_hours(config)
     return (
         asked.group_by(who=pl.when(is_person(config)).then(pl.lit("people")).otherwise("annotator"))
         .agg(
@@ -312,7 +321,7 @@ def bill(verdicts: pl.DataFrame, config: CurationConfig, iteration: int | None =
             verdicts=pl.len(),
             tokens_in=pl.col("tokens_in").cast(pl.Int64).sum(),
             tokens_out=pl.col("tokens_out").cast(pl.Int64).sum(),
-            money=pl.col("cost").cast(pl.Float64).sum().round(9),
+            money=money.sum().round(9),
             minutes=(pl.col("seconds").cast(pl.Float64).sum() / 60).round(6),
         )
         .sort("who")

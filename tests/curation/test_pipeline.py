@@ -75,6 +75,31 @@ def test_all_levels_and_snapshots_are_there(finished: Path, report: dict) -> Non
     assert size["filtered"] < size["corrected"] <= size["raw"] == TINY.planted.train
 
 
+def test_the_page_shows_each_level_step_and_bill(finished: Path, report: dict) -> None:
+    page = (finished / "report.html").read_text()
+    for level in report["levels"]:
+        shown = f"<td>{level['name']}</td><td class=n>{level['pairs']:,}</td>"
+        assert shown in page
+        if level["held_out"]["n"]:
+            assert f"{level['held_out']['share']:.3f} [{level['held_out']['low']:.3f}" in page
+    assert page.count("<details><summary>Stage") == TINY.iterations + 2 == len(report["steps"])
+    assert (
+        page.count("<svg") == 2
+        and "simulated" in page
+        and "http" not in page.replace("http://www.w3.org", "")
+    )
+    drawn = pl.read_csv(finished / "figures" / "progress.csv")
+    best = drawn.filter(pl.col("line") == "best, gold validation").sort("iteration")
+    record = json.loads((finished / "models" / "best@iter1" / "record.json").read_text())
+    assert best["share"][1] == pytest.approx(record["chosen"]["accuracy"])
+    judges = {judge["name"]: judge for judge in report["judges"]}
+    assert set(judges) == {"simulated-judge-large", "simulated-judge-small"}
+    # Half of the small judge's votes that position or length decide contradict the others.
+    assert (
+        judges["simulated-judge-small"]["self_agreement"] < judges["simulated-judge-large"]["self_agreement"]
+    )
+
+
 def test_counts_add_up(finished: Path, report: dict) -> None:
     decisions = report["steps"]["stage-2"]["decisions"]
     assert decisions["kept"] + decisions["flipped"] + decisions["discarded"] == decisions["labelled"]
@@ -84,9 +109,9 @@ def test_counts_add_up(finished: Path, report: dict) -> None:
     by_step = sum(line["verdicts"] for step in report["steps"].values() for line in step["bill"])
     assert by_step == sum(judged.values())
     filtered = next(level for level in report["levels"] if level["name"] == "filtered")
-    money = sum(
-        line["money"] + line["minutes"] / 60 * 20.0 * (line["who"] == "people") for line in report["bill"]
-    )
+    money = sum(line["money"] for line in report["bill"])
+    (people,) = (line for line in report["bill"] if line["who"] == "people")
+    assert people["money"] == pytest.approx(people["minutes"] / 60 * 20.0) and people["minutes"] > 0
     assert filtered["cost"] == pytest.approx(money + TINY.planted.train * TINY.raw_price, rel=1e-4)
 
 

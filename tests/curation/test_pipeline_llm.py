@@ -91,6 +91,11 @@ def test_it_runs_under_faults_and_the_server_was_paid_exactly_what_the_log_says(
     verdicts = Ledger(tmp_path / "ledger").read()
     judged = verdicts.filter(pl.col("annotator") == "one")
     assert judged["kind"].unique().to_list() == ["llm_judge"] and judged["prompt_version"].n_unique() == 1
+    for judge in report["judges"]:
+        own = paid[judge["name"]]
+        assert judge["calls"] == own["calls"] and judge["failed"] == own["failed"]
+        assert 0 < judge["position_bias"] < 0.4 and judge["other_order"] > 0.6
+        assert judge["same_order"] is None  # two votes, one in each order
     attributes = Ledger(tmp_path / "ledger").attributes_by_row()
     assert {a.author for a in attributes.values()} == {"one"} and len(attributes) >= 40
 
