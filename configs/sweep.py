@@ -6,6 +6,7 @@ python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR   # ukpconva
 python -m rewardscale.launch --config=sweep.py:convex                 # a planted convex world, law known: a minute
 python -m rewardscale.launch --config=sweep.py:dose_objective --data_dir=DIR   # known flips, MMLU-Pro answers
 python -m rewardscale.launch --config=sweep.py:dose_votes --data_dir=DIR       # known flips, ukpconvarg1
+python -m rewardscale.launch --config=sweep.py:curator                # an independent curator, faint signal: closed forms
 python -m rewardscale.launch --config=sweep.py:curated --config.data.curated.workdir=runs/curate-planted    # its levels
 python -m rewardscale.launch --config=sweep.py:full                   # 5 sizes x 7 data sizes x 5 draws: hours
 python -m rewardscale.launch --config=sweep.py:tune                   # learning rates, on validation
@@ -31,7 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "full": _full,
         "tune": _tune,
     }
-    variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes, "curated": _curated}
+    variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes}
+    variants |= {"curator": _curator, "curated": _curated}
     choose_variant(variant, variants, "sweep.py")(config)
     return config
 
@@ -165,6 +167,28 @@ def _dose_votes(config: ConfigDict) -> None:
     config.sweep.levels = ("strict", *(f"strict+flip{rate}" for rate in _DOSES))
     config.sweep.draws = 10
     config.sweep.folds = 4
+
+
+def _curator(config: ConfigDict) -> None:
+    """Experiment 005: an independent curator on faint signal. Give --config.data.planted.curator_accuracy and --workdir.
+
+    Bradley-Terry labels at a margin sd of 1 nat, a quarter flipped; a reward of 64 words and nothing else, all of which
+    the student sees. 1 model x 6 sizes x 4 levels x 20 draws = 480 runs.
+    """
+    config.name = "curator"
+    world = config.data.planted.world
+    world.words, world.topics, world.zipf = 64, 20, 0.0
+    world.unigram, world.topical, world.bigram, world.order = 1.0, 0.0, 0.0, 0.0
+    world.shortest, world.longest, world.margin_sd = 8, 12, 1.0
+    config.data.planted.label_rule = "bradley_terry"
+    config.data.planted.rate = 0.25
+    config.data.planted.train, config.data.planted.test = 100_000, 8_000
+    config.convex.ngram = 1
+    config.convex.l2_grid = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    config.sweep.models = ("hash4096",)
+    config.sweep.pairs = (500, 1000, 2000, 4000, 8000, 16_000)
+    config.sweep.levels = ("raw", "filtered", "corrected", "gold")
+    config.sweep.draws = 20
 
 
 def _curated(config: ConfigDict) -> None:
