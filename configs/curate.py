@@ -12,7 +12,7 @@ endpoints, is in docs/curation.md.
 
 from ml_collections import ConfigDict
 
-from rewardscale.config.curation import CurationConfig
+from rewardscale.config.curation import LEVELS, PARTS, CurationConfig
 from rewardscale.sweeps.configfile import choose_variant, defaults
 
 
@@ -56,6 +56,7 @@ def _planted(config: ConfigDict) -> None:
     config.people.kind, config.people.simulated = "simulated", PEOPLE
     config.people.money_per_hour = 20.0
     config.raw_price = 0.001
+    config.levels = (*LEVELS, *PARTS)
     config.selected = 250  # more would use up the pool before the last iteration
 
 
@@ -73,6 +74,7 @@ def _votes(config: ConfigDict) -> None:
     """Raw: one vote. People: another one, where they are asked. Truth: the majority of the others. Money: votes."""
     config.name = "curate-votes"
     config.source = "votes"
+    config.levels = (*(name for name in LEVELS if name != "selection_only"), *PARTS)
     config.reward_model = "hash16384"
     config.seed_pairs, config.seed_people, config.validation = 1500, 500, 0.2
     config.people.kind = "votes"

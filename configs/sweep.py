@@ -6,7 +6,7 @@ python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR   # ukpconva
 python -m rewardscale.launch --config=sweep.py:convex                 # a planted convex world, law known: a minute
 python -m rewardscale.launch --config=sweep.py:dose_objective --data_dir=DIR   # known flips, MMLU-Pro answers
 python -m rewardscale.launch --config=sweep.py:dose_votes --data_dir=DIR       # known flips, ukpconvarg1
-python -m rewardscale.launch --config=sweep.py:curator                # an independent curator, faint signal: closed forms
+python -m rewardscale.launch --config=sweep.py:curator                # an independent curator on faint signal
 python -m rewardscale.launch --config=sweep.py:curated --config.data.curated.workdir=runs/curate-planted    # its levels
 python -m rewardscale.launch --config=sweep.py:full                   # 5 sizes x 7 data sizes x 5 draws: hours
 python -m rewardscale.launch --config=sweep.py:tune                   # learning rates, on validation
@@ -170,7 +170,7 @@ def _dose_votes(config: ConfigDict) -> None:
 
 
 def _curator(config: ConfigDict) -> None:
-    """Experiment 005: an independent curator on faint signal. Give --config.data.planted.curator_accuracy and --workdir.
+    """Experiment 005: an independent curator on faint signal, of some --config.data.planted.curator_accuracy.
 
     Bradley-Terry labels at a margin sd of 1 nat, a quarter flipped; a reward of 64 words and nothing else, all of which
     the student sees. 1 model x 6 sizes x 4 levels x 20 draws = 480 runs.
@@ -192,22 +192,21 @@ def _curator(config: ConfigDict) -> None:
 
 
 def _curated(config: ConfigDict) -> None:
-    """Levels and placebos of a curation run (configs/curate.py): 1 model x 5 sizes x 7 levels x 10 draws = 350 runs."""
+    """Experiment 005: levels and placebos of a curation run (configs/curate.py). Few pairs are gold: it ends early.
+
+    1 model x (3 sizes x 11 levels + 2 sizes x 10 levels) x 10 draws = 530 runs: minutes.
+    """
     config.name = "curated"
     config.data.source = "curated"
     config.convex.l2_grid = _DOSE_L2
-    config.sweep.models = ("hash4096",)
-    config.sweep.pairs = (125, 250, 500, 1000, 2000)
-    config.sweep.levels = (
-        "raw",
-        "filtered",
-        "corrected",
-        "no_humans",
-        "shuffled_scores",
-        "random_matched",
-        "matched",
+    everywhere = (
+        *("raw", "filtered", "corrected", "no_humans", "best_only", "gold_only"),
+        *("shuffled_scores", "random_matched", "matched", "selection_only"),
     )
-    config.sweep.draws = 10
+    config.sweep.models = config.also.models = ("hash4096",)
+    config.sweep.pairs, config.also.pairs = (125, 250, 500), (1000, 2000)
+    config.sweep.levels, config.also.levels = (*everywhere, "gold"), everywhere
+    config.sweep.draws = config.also.draws = 10
 
 
 def _models(config: ConfigDict, *widths: int) -> None:

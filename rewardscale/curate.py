@@ -99,7 +99,7 @@ def _status(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     workdir = options.workdir or _config(options, overrides)[1]
     if not (workdir / "config.json").is_file():
-        raise ConfigError(f"{workdir} holds no curation run")
+        raise ConfigError(f"{workdir} holds no curation run; the same command without `status` starts one")
     wanted = json.loads((workdir / "config.json").read_text())["iterations"]
     for folder in (workdir, workdir / "no_humans"):
         if not folder.exists():
