@@ -13,25 +13,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from scipy.stats import t as student
+from students import Students
 from tqdm import tqdm
 
 from rewardscale import atomic
-from rewardscale.config import ConvexConfig
 from rewardscale.config.curation import CurationConfig
 from rewardscale.curation import pipeline
 from rewardscale.curation.inputs import prepare
-from rewardscale.data.levels import Level, read_level
-from rewardscale.evaluation.statistics import fit_temperature, log_loss
-from rewardscale.models import convex, presets
+from rewardscale.data.levels import read_level
 from rewardscale.scaling.figures import save
 from rewardscale.scaling.panels import STYLES, frames, look, marker_of, plain, set_axis
 from rewardscale.sweeps import configfile
 
 HERE = Path(__file__).parent
-MODEL = "hash4096"
 WHOLE = "adaptive"
 # Arm of the paper's ablation -> (variant of the run, level).
 ARMS = {
@@ -71,57 +67,6 @@ def curate(workdir: Path, worlds: int) -> None:
             pipeline.run(config(world, variant), folder)
 
 
-@dataclasses.dataclass(frozen=True)
-class Students:
-    """Trains reward models in one world. texts: int64 [rows, 2] into features."""
-
-    features: convex.Features
-    texts: np.ndarray
-    truth: np.ndarray
-    split: np.ndarray
-    grid: tuple[float, ...]
-
-    @classmethod
-    def of(cls, world: int, folder: Path) -> "Students":
-        inputs = prepare(config(world, WHOLE), folder)
-        number: dict[str, int] = {}
-        texts = [[number.setdefault(r, len(number)) for r in c.responses] for c in inputs.corpus]
-        model = presets.get_model(MODEL, vocab_size=0, convex=ConvexConfig(seed=world))
-        assert isinstance(model, ConvexConfig) and inputs.truth is not None
-        features = convex.fitting_features(list(number), model)
-        split = inputs.manifest["split"].to_numpy()
-        return cls(
-            features, np.asarray(texts), inputs.truth, split, tuple(10.0 ** (k / 2) for k in range(-10, 3))
-        )
-
-    def test(self, level: Level, size: int | None, seed: int) -> dict[str, float]:
-        """Accuracy and recalibrated log-loss on the test split, trained on the level or `size` pairs of it.
-
-        The penalty is the one with the lowest recalibrated loss on the validation split, whose labels are the truth:
-        the same for every arm.
-        """
-        rows, labels = level.rows.astype(np.int64), level.orientation
-        if size is not None:
-            chosen = np.random.default_rng(seed).permutation(len(rows))[:size]
-            rows, labels = rows[chosen], labels[chosen]
-        start, found = None, []
-        for l2 in sorted(self.grid, reverse=True):
-            fit = convex.fit(
-                self.features, self.texts[rows, 0], self.texts[rows, 1], l2=l2,
-                target=(labels > 0).astype(np.float64), start=start, tolerance=1e-7,
-            )  # fmt: skip
-            start = fit.coordinates
-            reward = convex.rewards(self.features, fit)[self.texts]
-            margin = (reward[:, 0] - reward[:, 1]) * self.truth
-            held, test = margin[self.split == "validation"], margin[self.split == "test"]
-            temperature = fit_temperature(held)
-            found.append(
-                (log_loss(held / temperature), log_loss(test / temperature), float((test > 0).mean()))
-            )
-        _, loss, accuracy = min(found)
-        return {"accuracy": accuracy, "loss_recalibrated": loss, "pairs": len(rows)}
-
-
 def measure(workdir: Path, world: int) -> list[dict]:
     """A row an arm and size ("own": all that it keeps; "equal": as many as the smallest arm)."""
     record = workdir / f"world{world}.json"
@@ -131,7 +76,8 @@ def measure(workdir: Path, world: int) -> list[dict]:
         arm: read_level(workdir / f"world{world}-{v}" / "levels" / name) for arm, (v, name) in ARMS.items()
     }
     least = min(len(level.rows) for level in levels.values())
-    students, out = Students.of(world, workdir / f"world{world}-{WHOLE}"), []
+    folder = workdir / f"world{world}-{WHOLE}"
+    students, out = Students.of(prepare(config(world, WHOLE), folder), world), []
     for arm, level in levels.items():
         right = float((level.orientation == students.truth[level.rows]).mean())
         for name, size in (("own", None), ("equal", least)):
