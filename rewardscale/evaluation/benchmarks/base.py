@@ -139,17 +139,27 @@ class Benchmark:
 
     def scored(self, rewards: np.ndarray) -> np.ndarray:
         """bool [items]: whether each response of the item has a reward."""
-        return np.isfinite(rewards).sum(axis=1) >= self.response_counts
+        return (np.isfinite(rewards) | self._beyond(rewards)).all(axis=1)
+
+    def _beyond(self, rewards: np.ndarray) -> np.ndarray:
+        """bool [items, most responses]: places that belong to no response of the item."""
+        if rewards.shape != (len(self.items), self.most_responses):
+            raise ValueError(
+                f"rewards {rewards.shape} of {self.name!r}: {(len(self.items), self.most_responses)} wanted"
+            )
+        return np.arange(rewards.shape[1]) >= self.response_counts[:, None]
 
     def scores(self, rewards: np.ndarray, weights: np.ndarray | None = None) -> Scores:
         """Scores float64 [resamples] by name, the headline first; items without rewards count for nothing.
 
         Args:
-          rewards: float64 [items, most responses]. weights: float64 [resamples, items]; None for one resample of ones.
+          rewards: float64 [items, most responses]; what lies beyond an item's responses is not read.
+          weights: float64 [resamples, items]; None for one resample of ones.
         """
         there = self.scored(rewards)
         each = np.ones((1, len(self.items))) if weights is None else np.atleast_2d(weights)
-        return self.formula(np.where(there[:, None], rewards, np.nan), each * there)
+        known = there[:, None] & ~self._beyond(rewards)
+        return self.formula(np.where(known, rewards, np.nan), each * there)
 
     def only(self, keep: np.ndarray, why: str) -> "Benchmark":
         """The items of `keep` bool [items]; the others are missing for the reason `why`.
