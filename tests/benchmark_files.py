@@ -274,7 +274,7 @@ def write_seven(folder: Path, *, small: bool = True) -> None:
         folder / "rewardbench2", dict.fromkeys(rewardbench2.SIZES, 6) if small else rewardbench2.SIZES
     )
     winners = ("model_a", "model_b", "tie", "model_b", "tie (bothbad)")
-    write_ppe_preference(folder / "ppe-preference", winners * (4 if small else 3208))
+    write_ppe_preference(folder / "ppe-preference", (winners * 3_208)[: 20 if small else 16_038])
     write_ppe_correctness(
         folder / "ppe-correctness",
         dict.fromkeys(ppe_correctness.SIZES, 4) if small else ppe_correctness.SIZES,

@@ -255,7 +255,7 @@ def mean_of(scores: Sequence[np.ndarray], shares: Sequence[float] | None = None)
     return divided(np.where(known, table, 0.0) @ each, known.astype(np.float64) @ each)
 
 
-def padded(rows: Iterable[Sequence[float]]) -> np.ndarray:
+def padded(rows: Iterable[Sequence[float] | np.ndarray]) -> np.ndarray:
     """float64 [items, longest row], NaN beyond a row's end."""
     own = list(rows)
     out = np.full((len(own), max(map(len, own))), np.nan)

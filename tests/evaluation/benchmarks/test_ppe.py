@@ -80,7 +80,7 @@ def test_the_whole_set_has_2555_questions(tmp_path: Path) -> None:
     assert benchmark.quality is not None and benchmark.quality.shape == (2_555, 32)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 10_000))
 def test_against_loops(written: tuple[Benchmark, dict[str, files.Records]], seed: int) -> None:
     benchmark, by_set = written
