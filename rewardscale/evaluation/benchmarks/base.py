@@ -4,7 +4,7 @@ A formula takes weights, one an item, so that one piece of code gives the score 
 each item's cluster was drawn, [resamples, items] at once) and the score of the items that could be scored (0 for the
 others). Every formula is a ratio of weighted sums, or is put together from such.
 
-    benchmark = load("rm-bench", directory)
+    benchmark = registry.load("rm-bench", directory)
     rewards = ...                                  float64 [items, most responses], NaN where there is none
     benchmark.scores(rewards)["total"]             a point estimate
     benchmark.scores(rewards, weights)["total"]    [resamples]

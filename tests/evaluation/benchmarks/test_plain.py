@@ -52,6 +52,10 @@ def test_lists_with_labels(tmp_path: Path) -> None:
     # Prompt 1: both pairs right. 2: one of two. 3: has none, and is in the curves alone. 4: right.
     scores = benchmark.scores(np.array([[3.0, 2, 1], [2, 3, 1], [1, 2, 3], [2, 1, 0]]))
     assert scores["accuracy"][0] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert scores["auc"][0] == scores["accuracy"][0]
+    # All tie: no pair is right, and half of them by the measure that counts ties so.
+    equal = benchmark.scores(np.zeros((4, 3)))
+    assert (equal["accuracy"][0], equal["auc"][0], equal["ties"][0]) == (0.0, 0.5, 1.0)
     assert scores["best of 1"][0] == pytest.approx((1 / 3 + 2 / 3 + 1 + 1 / 2) / 4)
     assert scores["best of 2"][0] == pytest.approx((2 / 3 + 2 / 3 + 1 + 1) / 4)
     assert scores["oracle of 2"][0] == pytest.approx((2 / 3 + 1 + 1 + 1) / 4)
