@@ -32,8 +32,9 @@ def label_facts(sweep: Sweep, level: str) -> tuple[float, float]:
     """Share of raw pairs kept, and share of these whose label is gold's, in the training split."""
     (data,) = (sweep.directory / "data").glob("planted-*")
     manifest = open_corpus(data / "corpus").manifest()
-    train, gold = (manifest["split"] == "train").to_numpy(), manifest["gold"].to_numpy()
-    found = read_level(data / "levels" / level)
+    train, gold = (manifest["split"] == "train").to_numpy(), np.zeros(len(manifest), np.int8)
+    best, found = (read_level(data / "levels" / name) for name in ("gold", level))
+    gold[best.rows] = best.orientation
     own = train[found.rows]
     return float(own.sum() / train.sum()), float((found.orientation == gold[found.rows])[own].mean())
 

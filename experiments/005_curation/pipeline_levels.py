@@ -31,12 +31,17 @@ from rewardscale.sweeps.configfile import from_mapping
 
 HERE = Path(__file__).parent
 SAMPLE = 2_000  # margins
+TWIN = "_errors_"  # in the names of twins.py
 
 
 def ratio(own: Points, level: str) -> Der | str:
     """Raw pairs that one pair of the level is worth."""
     try:
         return der(own, "raw", level)
+    except ScalingError:
+        pass
+    try:  # too few sizes for a form: read between the means
+        return der(own, "raw", level, method="interpolate")
     except ScalingError as error:
         return str(error)
 
@@ -55,6 +60,13 @@ def predicted(right: float, raw_right: float, inputs: Inputs, rows: np.ndarray) 
     return float(raw / left)
 
 
+def label_facts(inputs: Inputs, level: Level) -> tuple[float, float]:
+    """Share of the labelled pairs that are kept, and share of these, as far as the truth is known, that are right."""
+    assert inputs.truth is not None
+    true = inputs.truth[level.rows]
+    return len(level.rows) / int(inputs.labelled.sum()), float((level.orientation == true)[true != 0].mean())
+
+
 def error_facts(inputs: Inputs, students: Students, level: Level) -> tuple[float, float]:
     """Correlation of a label's being wrong with the size of the margin, and the systematic share."""
     assert inputs.truth is not None and inputs.margin is not None
@@ -71,12 +83,12 @@ def measure(run: Path, sweep: Sweep, data_dir: Path | None) -> pl.DataFrame:
     made |= {"name": "again"}
     inputs = prepare(from_mapping(CurationConfig, made), run, data_dir)
     students = Students.of(inputs, 0)
-    described = {level["name"]: level for level in json.loads((run / "report.json").read_text())["levels"]}
     own = points(sweep, "loss_recalibrated", units=best_units(sweep))
-    raw_right, out = described["raw"]["truth"]["share"], []
-    for name in level_order(sweep.table["level"].unique()):
-        level, about = read_level(run / "levels" / name), described[name]
-        row: dict[str, Any] = {"level": name, "kept": about["keep_rate"], "right": about["truth"]["share"]}
+    (_, raw_right), out = label_facts(inputs, read_level(run / "levels" / "raw")), []
+    for name in in_order(sweep.table["level"].unique().to_list()):
+        level = read_level(run / "levels" / name)
+        kept, right = label_facts(inputs, level)
+        row: dict[str, Any] = {"level": name, "kept": kept, "right": right}
         row["predicted"] = predicted(row["right"], raw_right, inputs, np.flatnonzero(inputs.labelled))
         row["error_margin"], row["systematic"] = error_facts(inputs, students, level)
         found = ratio(own, name) if name != "raw" else None
@@ -89,9 +101,19 @@ def measure(run: Path, sweep: Sweep, data_dir: Path | None) -> pl.DataFrame:
     return pl.DataFrame(out, infer_schema_length=None)
 
 
+def in_order(names: list[str]) -> list[str]:
+    """As figures order levels, each followed by its twins (twins.py)."""
+    own = level_order(name for name in names if TWIN not in name)
+    return [
+        name
+        for parent in own
+        for name in (parent, *(n for n in sorted(names) if n.startswith(parent + TWIN)))
+    ]
+
+
 def _said(found: Der) -> str:
     if math.isfinite(found.summary.estimate):
-        return spoken(found.summary)
+        return spoken(found.summary) + (" (between means)" if found.method == "interpolate" else "")
     bounds = found.curve.filter((pl.col("bound") == "more than") & pl.col("low").is_not_null())
     return f"more than {bounds['low'].max():.2f}" if bounds.height else f"- ({found.summary.note})"
 
@@ -99,12 +121,12 @@ def _said(found: Der) -> str:
 def draw(table: pl.DataFrame, name: str) -> None:
     """Measured worth of a pair against what independent errors predict."""
     shown = table.drop_nulls(["estimate"])
-    styles = level_styles(shown["level"])
+    styles = level_styles(name.partition(TWIN)[0] for name in shown["level"])
     with look():
-        figure, grid = frames([["worth"]], head=0.0, height=0.24 * len(shown), left=1.4)
+        figure, grid = frames([["worth"]], head=0.0, height=0.24 * len(shown), left=1.75)
         panel = grid[0, 0]
         for place, row in enumerate(shown.iter_rows(named=True)):
-            style = styles[row["level"]]
+            style = styles[row["level"].partition(TWIN)[0]]
             if row["low"] is not None:
                 panel.plot([row["low"], row["high"]], [place] * 2, color=style.colour, linewidth=1)
             dots: dict[str, Any] = marker_of(style) | {"linestyle": "none"}
