@@ -187,22 +187,34 @@ def intervals(
     return found
 
 
+def benchmark_intervals(
+    benchmark: Benchmark,
+    formula: Callable[[np.ndarray], Scores],
+    used: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of scores over the items `used` (bool [items]) of a benchmark, drawn by its clusters.
+
+    A score that bears a subset's name rests on that subset.
+    """
+    subsets = np.array([item.subset for item in benchmark.items])
+    rests_on = {str(name): subsets == name for name in np.unique(subsets)}
+    return intervals(formula, benchmark.clusters(), resamples, seed, used=used, rests_on=rests_on)
+
+
 def score_intervals(
     benchmark: Benchmark, rewards: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
     """Every score of a benchmark with its interval, headline first; drawn from are the items that were scored.
 
-    A score that bears a subset's name rests on that subset.
-
     Args:
       rewards: float64 [items, most responses], as for Benchmark.scores.
     """
-    subsets = np.array([item.subset for item in benchmark.items])
-    return intervals(
+    return benchmark_intervals(
+        benchmark,
         lambda weights: benchmark.scores(rewards, weights),
-        benchmark.clusters(),
+        benchmark.scored(rewards),
         resamples,
         seed,
-        used=benchmark.scored(rewards),
-        rests_on={str(name): subsets == name for name in np.unique(subsets)},
     )
