@@ -181,10 +181,13 @@ def handle(style: Style, **more: Any) -> Any:
     """A legend's line with marker."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **{"color": style.colour, "marker": style.marker, "linewidth": 1.1, **EDGE, **more})
+    return Line2D([], [], **{"color": style.colour, "linewidth": 1.1, **marked(style.marker), **more})
 
 
-EDGE: dict[str, Any] = {"markersize": 4.6, "markeredgecolor": "white", "markeredgewidth": 0.5}
+def marked(marker: str) -> dict[str, Any]:
+    """How a marker is drawn: those with arms larger, to weigh as much."""
+    size = 6.2 if marker in "PX" else 4.8
+    return {"marker": marker, "markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.5}
 
 
 def percent(axes: Axes, which: str, *, most: int = 6) -> None:
@@ -197,5 +200,9 @@ def percent(axes: Axes, which: str, *, most: int = 6) -> None:
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name as it may stand in a figure."""
-    return label(name, most)
+    """A name as it may stand in a figure; a long one loses its middle, for names of models differ at their ends."""
+    whole = label(name, len(name))
+    if len(whole) <= most:
+        return whole
+    end = most // 2
+    return f"{whole[: most - end - 1]}…{whole[-end:]}"

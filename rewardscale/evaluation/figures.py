@@ -16,13 +16,13 @@ from rewardscale.evaluation.best_of_n import BestOfN, Goodhart
 from rewardscale.evaluation.calibration import Calibration, CalibrationScores
 from rewardscale.evaluation.drawing import (
     CONTROL,
-    EDGE,
     INK,
     SOFT,
     handle,
     legend_above,
     legend_height,
     look,
+    marked,
     panels,
     percent,
     short,
@@ -73,7 +73,7 @@ def scores(
                 if one.low is not None and one.high is not None:
                     axes.plot([one.low, one.high], [row + shift] * 2, color=colour, linewidth=1.2, zorder=2)
                     drawn += [one.low, one.high]
-                axes.plot(one.estimate, row + shift, marker, color=colour, zorder=3, **EDGE)
+                axes.plot(one.estimate, row + shift, color=colour, zorder=3, **marked(marker))
         for mark, (_, found) in zip(_CONTROL_MARKS, given.items(), strict=False):
             for row, name in enumerate(rows):
                 if name in found and np.isfinite(found[name]):
@@ -126,7 +126,7 @@ def _reliability(axes: Axes, side: CalibrationScores, floor: float) -> None:
     axes.plot([0.5, 1], [0.5, 1], color=SOFT, linewidth=0.8, linestyle=_DASHED, zorder=1)
     colour = styles([""])[""].colour
     axes.vlines(at, ends[:, 0], ends[:, 1], color=colour, linewidth=1.2, zorder=2)
-    axes.plot(at, right, "o", color=colour, zorder=3, **EDGE)
+    axes.plot(at, right, color=colour, linestyle="none", zorder=3, **marked("o"))
     axes.set(xlim=(0.49, 1.01), ylim=(floor - 0.02, 1.02), xlabel="confidence claimed")
     percent(axes, "x")
     percent(axes, "y")
@@ -161,7 +161,7 @@ def best_of(curves: Mapping[str, BestOfN], quality: str = "quality of the respon
                 x, (colour, marker) = getattr(curve, over), style[model]
                 axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
                 dots = [i for i, n in enumerate(curve.n) if n & (n - 1) == 0 or n == curve.n[-1]]
-                axes.plot(x, curve.chosen, color=colour, linewidth=1.1, marker=marker, markevery=dots, **EDGE)
+                axes.plot(x, curve.chosen, color=colour, linewidth=1.1, markevery=dots, **marked(marker))
             axes.tick_params(labelleft=axes is grid[0])
         _powers_of_two(grid[0], int(first.n[-1]))
         grid[0].set(xlabel="n, responses to choose from", ylabel=quality)
@@ -196,7 +196,7 @@ def goodhart(curves: Mapping[str, Goodhart]) -> Figure:
                 (grid[1], (curve.proxy_low, curve.proxy_high)),
             ):
                 axes.fill_between(curve.distance, *ends, color=colour, alpha=0.15, linewidth=0)
-            line = {"color": colour, "linewidth": 1.1, "marker": marker, "markevery": dots, **EDGE}
+            line = {"color": colour, "linewidth": 1.1, "markevery": dots, **marked(marker)}
             grid[0].plot(curve.distance, curve.gold, **line)
             grid[1].plot(curve.distance, curve.proxy, **line)
             d = np.linspace(0, curve.distance[-1], 200)

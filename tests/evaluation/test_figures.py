@@ -118,6 +118,9 @@ def test_styles_are_distinct_and_curves_of_other_prompts_are_refused() -> None:
     made = drawing.styles([f"model {i}" for i in range(40)])
     assert len(set(made.values())) == 40
     assert len({style.colour for style in list(made.values())[:7]}) == 7
+    assert (
+        drawing.short("a-model-of-many-words-1B", 12) == "a-mod…rds-1B" and drawing.short("x\u202ey") == "x�y"
+    )
     one = best_of_n.curve(*some_samples(0, 1.0), resamples=10)
     reward, gold = some_samples(0, 1.0)
     with pytest.raises(ValueError, match="different prompts"):
