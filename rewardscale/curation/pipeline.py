@@ -3,6 +3,7 @@
 <workdir>/config.json                       what the run is: another config in the same folder is refused
           corpus/ ledger/ iterations/ models/ embeddings/     of the pass with people
           calls/                            every paid answer, of both passes
+          judging/                          questions and verdicts by shard, where judges are asked so
           no_humans/                        the pass without people: its own ledger, iterations, models
           levels/<name>/                    what a sweep trains on
           evaluation/gold_validation/       people's labels that nothing was trained on
@@ -29,7 +30,7 @@ from rewardscale.curation.workbench import Progress, Workbench, workbench
 from rewardscale.data.comparison import DataError
 from rewardscale.data.levels import read_level, write_level
 
-_NOT_SCIENCE = ("name", "budget", "runtime", "levels")  # may change in a folder,
+_NOT_SCIENCE = ("name", "budget", "runtime", "judging", "levels")  # may change in a folder,
 _OF_A_SERVER = ("endpoints", "retry")  # and these of an LLM judge
 
 
@@ -41,7 +42,7 @@ def run(
     Raises:
       ConfigError, DataError: what cannot be used, with the mend.
       Waiting: people have not judged all that they were asked; the same call goes on from there.
-      BudgetSpent, EndpointError: of LLM judges.
+      BudgetSpent, EndpointError: of LLM judges; StageError says either where they are asked by shards.
     """
     show = progress or (lambda what, done, total: None)
     with atomic.locked(workdir / "lock", wait=False) as mine:
@@ -53,7 +54,10 @@ def run(
         other = without_people(config, workdir)
         if other is not None:
             _pass(other[0], inputs, other[1], workdir / "calls", show)
-        where = {"directory": str(inputs.corpus.directory.resolve()), "fingerprint": inputs.corpus.fingerprint}
+        where = {
+            "directory": str(inputs.corpus.directory.resolve()),
+            "fingerprint": inputs.corpus.fingerprint,
+        }
         atomic.write_json(workdir / "corpus.json", where)
         write_level(workdir / "evaluation", outcomes.gold_validation(inputs, config, workdir))
         made = [

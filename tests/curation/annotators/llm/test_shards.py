@@ -17,6 +17,7 @@ from rewardscale.config import ConfigError
 from rewardscale.config.judges import PICO, BudgetConfig
 from rewardscale.curation.annotators.base import Example, Question
 from rewardscale.curation.annotators.llm import shards
+from rewardscale.curation.annotators.llm.questions import read_questions, write_questions
 from rewardscale.curation.annotators.llm.shares import SharedBudget, Shares, divided, slot
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.ledger.schema import Attributes
@@ -168,9 +169,9 @@ def test_questions_come_back_as_they_were_and_one_pair_lies_in_one_shard(tmp_pat
         for q in plain
     ]
     asked += [Question(50 + q.row, q.comparison) for q in plain[:10]]
-    files = shards.write_questions(tmp_path / "q", iter(asked), 7)
-    assert files == shards.write_questions(tmp_path / "q", iter(asked), 7) and len(files) == 7
-    found = {q.row: (q, name) for name, path, _ in files for q in shards.read_questions(path)}
+    files = write_questions(tmp_path / "q", iter(asked), 7)
+    assert files == write_questions(tmp_path / "q", iter(asked), 7) and len(files) == 7
+    found = {q.row: (q, name) for name, path, _ in files for q in read_questions(path)}
     assert [found[row][0] for row in range(60)] == asked
     assert all(found[row][1] == found[50 + row][1] for row in range(10))
 
