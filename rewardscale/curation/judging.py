@@ -80,6 +80,13 @@ def judging(config: CurationConfig, directory: Path, calls: Path) -> Iterator[Ju
     yield Sharded(config, directory / "judging", calls, Engine.parse(config.judging.engine))
 
 
+def folders(calls: Path) -> list[Path]:
+    """Of the call logs below `calls`, one a shard or one in all: for `bills_of` and `statistics_of`."""
+    if shards.divided_into(calls) is None:
+        return [calls]
+    return sorted(path for path in calls.iterdir() if path.is_dir())
+
+
 def writer_of(config: CurationConfig) -> JudgeConfig | None:
     """Who writes attributes, as a judge is configured; None where no LLM judge does."""
     named = {judge.name: judge for judge in config.llm_judges}

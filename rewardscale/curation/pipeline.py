@@ -29,6 +29,7 @@ from rewardscale.curation.stage_zero import stage_zero
 from rewardscale.curation.workbench import Progress, Workbench, workbench
 from rewardscale.data.comparison import DataError
 from rewardscale.data.levels import read_level, write_level
+from rewardscale.stages import Engine
 
 _NOT_SCIENCE = ("name", "budget", "runtime", "judging", "levels")  # may change in a folder,
 _OF_A_SERVER = ("endpoints", "retry")  # and these of an LLM judge
@@ -45,6 +46,7 @@ def run(
       BudgetSpent, EndpointError: of LLM judges; StageError says either where they are asked by shards.
     """
     show = progress or (lambda what, done, total: None)
+    Engine.parse(config.judging.engine)  # before anything is written
     with atomic.locked(workdir / "lock", wait=False) as mine:
         if not mine:
             raise DataError(f"another process works in {workdir}; wait for it, or choose another --workdir")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,6 +16,9 @@ from rewardscale.config import ConfigError
 from rewardscale.config.judges import BudgetConfig, JudgingConfig
 from rewardscale.curation import pipeline
 from rewardscale.curation.annotators.llm import shards
+from rewardscale.curation.annotators.llm.calls import CallLog, bills_of
+from rewardscale.curation.annotators.llm.statistics import judge_statistics, statistics_of
+from rewardscale.curation.judging import folders
 from rewardscale.curation.plan import plan
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.levels import level_names, read_level
@@ -72,6 +76,12 @@ def test_by_shards_verdicts_levels_and_bill_are_the_same_and_nothing_is_asked_ag
         pipeline.run(dataclasses.replace(run, judging=JudgingConfig(shards=3, at_once=2)), tmp_path)
         assert counts(url) == told
     same(tmp_path, in_memory[0])
+    found = [statistics_of(folders(place / "calls" / "llm")) for place in (tmp_path, in_memory[0])]
+    assert found[0] == found[1] and set(found[0]) == {"one", "other"}
+    with CallLog(in_memory[0] / "calls" / "llm") as log:
+        assert {name: judge_statistics(log, name) for name in found[0]} == found[0]
+    paid = bills_of(folders(in_memory[0] / "calls" / "llm"))
+    assert {k: b.pico for k, b in paid.items()} == {k: b.pico for k, b in log.bills.items()}
     assert verdicts(tmp_path / "no_humans").equals(verdicts(in_memory[0] / "no_humans"))
 
 
@@ -98,14 +108,15 @@ def test_a_plan_is_the_same_and_leaves_the_folder_as_it_is(tmp_path: Path) -> No
     assert shards.divided_into(tmp_path / "3" / "calls" / "llm") is None
 
 
-def test_engine_and_slots_are_of_shards() -> None:
-    for change in ({"engine": "ray"}, {"at_once": 2}, {"shards": -1}, {"shards": 100_000}):
+def test_engine_and_slots_are_of_shards(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{"engine": "ray"}, {"at_once": 2}, {"shards": -1}, {"shards": 100_000}]
+    for change in changes:
         with pytest.raises(ConfigError, match="judging"):
             JudgingConfig(**change)
+    threads = config("http://127.0.0.1:9/v1", judging=JudgingConfig(shards=2, engine="threads"))
     with pytest.raises(ConfigError, match="engine='threads'"):
-        pipeline.run(
-            config("http://127.0.0.1:9/v1", judging=JudgingConfig(shards=2, engine="threads")), Path("unused")
-        )
+        pipeline.run(threads, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def start(workdir: Path, url: str, script: Path) -> subprocess.Popen:

@@ -44,6 +44,12 @@ class Paid:
     comparison: str = ""
     swapped: bool = False
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Paid":
+        """From a record "answer"."""
+        names = ("judge", "in", "out", "pico", "s", "time", "pair", "swapped")
+        return cls(*(record[name] for name in names))
+
 
 @dataclasses.dataclass(slots=True)
 class Bill:
@@ -120,16 +126,7 @@ class CallLog:
         kind = record["t"]
         _book(self.bills, record)
         if kind == "answer":
-            paid = Paid(
-                record["judge"],
-                record["in"],
-                record["out"],
-                record["pico"],
-                record["s"],
-                record["time"],
-                record["pair"],
-                record["swapped"],
-            )
+            paid = Paid.of(record)
             for key, text in zip(record["keys"], record["texts"], strict=True):
                 self.answers.setdefault(key, []).append((text, paid))
         elif kind == "settled":

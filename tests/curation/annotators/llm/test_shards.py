@@ -205,3 +205,19 @@ def test_limits_of_an_endpoint_are_divided_and_slots_are_held_once(tmp_path):
         assert {first, second} == {0, 1}
     with slot(tmp_path, 2) as again:
         assert again == 0
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_key_is_in_no_file_and_in_no_message(tmp_path, monkeypatch, capfd, right):
+    secret = "sk-very-secret-456"
+    monkeypatch.setenv("A_KEY", secret)
+    with server(key=secret if right else "another") as url:
+        if right:
+            assert ask(tmp_path, url, 4, key_env="A_KEY").verdicts == 8
+        else:
+            with pytest.raises(StageError, match="401") as error:  # the server's answer repeats the key
+                ask(tmp_path, url, 4, key_env="A_KEY")
+            assert secret not in str(error.value)
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not any(secret.encode() in data for data in files)
+    assert secret not in "".join(capfd.readouterr())
