@@ -23,7 +23,7 @@ from rewardscale.curation.annotators.llm.budget import Budget
 from rewardscale.curation.annotators.llm.calls import CallLog
 from rewardscale.curation.annotators.llm.judge import LLMJudge
 from rewardscale.data.ledger.checks import to_frame
-from rewardscale.stages import Engine
+from rewardscale.stages import Engine, session
 
 AT_ONCE = 4096  # questions in memory, and between two commits to the ledger
 Progress = Callable[[int, int], None]  # (done, of how many): results, or shards
@@ -77,7 +77,9 @@ def judging(config: CurationConfig, directory: Path, calls: Path) -> Iterator[Ju
             f"{calls} holds answers that were paid without shards and would not be found; take judging.shards=0, or "
             "another --workdir"
         )
-    yield Sharded(config, directory / "judging", calls, Engine.parse(config.judging.engine))
+    Engine.parse(config.judging.engine)
+    with contextlib.ExitStack() as resources:
+        yield Sharded(config, directory / "judging", calls, resources)
 
 
 def folders(calls: Path) -> list[Path]:
@@ -138,10 +140,15 @@ class InMemory:
 
 
 class Sharded:
-    """`Judging` by tasks of the stage runner (annotators/llm/shards.py)."""
+    """`Judging` by tasks of the stage runner (annotators/llm/shards.py).
 
-    def __init__(self, config: CurationConfig, directory: Path, calls: Path, engine: Engine):
-        self._config, self._directory, self._calls, self._engine = config, directory, calls, engine
+    Args:
+      resources: closed when no more is asked; holds the engine's workers from the first stage on, for all of them.
+    """
+
+    def __init__(self, config: CurationConfig, directory: Path, calls: Path, resources: contextlib.ExitStack):
+        self._config, self._directory, self._calls, self._resources = config, directory, calls, resources
+        self._engine: Engine | None = None
 
     def verdicts(
         self, step: str, questions: Iterable[Question], number: int, progress: Progress, iteration: int
@@ -168,6 +175,8 @@ class Sharded:
 
     def _where(self) -> dict[str, Any]:
         judging = self._config.judging
+        if self._engine is None:
+            self._engine = self._resources.enter_context(session(judging.engine))
         return {"shards": judging.shards, "at_once": judging.at_once or None, "engine": self._engine}
 
     @contextlib.contextmanager
