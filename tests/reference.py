@@ -23,16 +23,17 @@ def run(script: Path, *arguments: object, timeout: float = 600) -> str:
     """Runs a script there; returns its standard output. Fails the test with its standard error otherwise."""
     done = subprocess.run(
         [str(PYTHON), str(script), *map(str, arguments)],
-        env=_environment(), capture_output=True, text=True, timeout=timeout, check=False,
+        env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of its processes: no settings of ours, no look at the hub, one thread."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
-    return environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    found = {name: os.environ[name] for name in kept if name in os.environ}
+    return found | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Worker:
@@ -41,7 +42,7 @@ class Worker:
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [str(PYTHON), str(REPO / "tests" / "reference_models.py")],
-            env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:

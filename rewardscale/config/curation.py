@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rewardscale.config.base import ConfigError, choice, positive
 from rewardscale.config.data import PlantedConfig
-from rewardscale.config.judges import BudgetConfig, JudgeConfig
+from rewardscale.config.judges import BudgetConfig, JudgeConfig, JudgingConfig
 from rewardscale.config.model import ConvexConfig
 from rewardscale.config.training import Recipe, Runtime
 
@@ -172,8 +172,9 @@ class CurationConfig:
         at `corrected`.
       reward_model: a preset's name: convex ("hash4096", `convex`) or a transformer ("w16"), trained by `recipe` for
         each of `epochs`; of the trained candidates (penalties, epochs) gold validation chooses.
-      judges, llm_judges: simulated ones, and models behind endpoints. budget: of the latter. attributes: who writes
-        attributes: "simulated", "" for nobody, or the name of an llm_judge whose endpoint and model are used.
+      judges, llm_judges: simulated ones, and models behind endpoints. budget: of the latter. judging: where they are
+        asked from. attributes: who writes them: "simulated", "" for nobody, or the name of an llm_judge whose endpoint
+        and model are used.
       tie: what as many votes for one as for the other make of a judge's verdict ("tie" or "cannot_say").
       levels: which are written, of LEVELS and PARTS. no_humans: whether the second pass, without people, is made.
       raw_price: of a raw pair, in `cost_unit`.
@@ -211,6 +212,7 @@ class CurationConfig:
     tie: str = "tie"
     people: PeopleConfig = PeopleConfig(kind="none")
     budget: BudgetConfig = dataclasses.field(default_factory=BudgetConfig)
+    judging: JudgingConfig = dataclasses.field(default_factory=JudgingConfig)
     levels: tuple[str, ...] = LEVELS
     no_humans: bool = True
     raw_price: float = 0.0

@@ -192,3 +192,25 @@ class BudgetConfig:
                 "a model of your own is PriceConfig(0, 0)"
             )
         return self.prices[model]
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgingConfig:
+    """Where LLM judges are asked from; decides no verdict.
+
+    Attributes:
+      shards: 0 asks from this process, which holds all paid answers in memory; a number divides the corpus into as many
+        parts, each a task of the stage runner. A thousand to ten thousand pairs each is right. A folder keeps it.
+      engine: of the tasks: "inline", "process", "process:4", "ray", "ray:auto" or "ray:HOST:PORT".
+      at_once: shards that ask at the same time, each with that part of the endpoints' limits; 0: the engine's workers.
+    """
+
+    shards: int = 0
+    engine: str = "inline"
+    at_once: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shards <= 99_999 or self.at_once < 0:
+            raise ConfigError("judging: shards must lie in 0 to 99999, at_once must not be negative")
+        if not self.shards and (self.engine != "inline" or self.at_once):
+            raise ConfigError("judging: engine and at_once are of shards; give judging.shards too")

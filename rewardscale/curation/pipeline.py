@@ -3,6 +3,7 @@
 <workdir>/config.json                       what the run is: another config in the same folder is refused
           corpus/ ledger/ iterations/ models/ embeddings/     of the pass with people
           calls/                            every paid answer, of both passes
+          judging/                          questions and verdicts by shard, where judges are asked so
           no_humans/                        the pass without people: its own ledger, iterations, models
           levels/<name>/                    what a sweep trains on
           evaluation/gold_validation/       people's labels that nothing was trained on
@@ -28,8 +29,9 @@ from rewardscale.curation.stage_zero import stage_zero
 from rewardscale.curation.workbench import Progress, Workbench, workbench
 from rewardscale.data.comparison import DataError
 from rewardscale.data.levels import read_level, write_level
+from rewardscale.stages import Engine
 
-_NOT_SCIENCE = ("name", "budget", "runtime", "levels")  # may change in a folder,
+_NOT_SCIENCE = ("name", "budget", "runtime", "judging", "levels")  # may change in a folder,
 _OF_A_SERVER = ("endpoints", "retry")  # and these of an LLM judge
 
 
@@ -41,9 +43,10 @@ def run(
     Raises:
       ConfigError, DataError: what cannot be used, with the mend.
       Waiting: people have not judged all that they were asked; the same call goes on from there.
-      BudgetSpent, EndpointError: of LLM judges.
+      BudgetSpent, EndpointError: of LLM judges; StageError says either where they are asked by shards.
     """
     show = progress or (lambda what, done, total: None)
+    Engine.parse(config.judging.engine)  # before anything is written
     with atomic.locked(workdir / "lock", wait=False) as mine:
         if not mine:
             raise DataError(f"another process works in {workdir}; wait for it, or choose another --workdir")

@@ -14,7 +14,8 @@ import numpy as np
 from rewardscale.config.curation import CurationConfig
 from rewardscale.curation import inputs as inputs_
 from rewardscale.curation import steps
-from rewardscale.curation.annotators.base import Estimate, Example, Question
+from rewardscale.curation.annotators.base import Annotator, Estimate, Example, Question
+from rewardscale.curation.annotators.llm.attributes import AttributeWriter
 from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.known import held_out, seed_rows
 from rewardscale.curation.pipeline import without_people
@@ -70,9 +71,17 @@ def plan(config: CurationConfig, workdir: Path, *, data_dir: Path | None = None)
 
 
 def _pass(bench: Workbench, label: str) -> list[Line]:
+    if bench.llm is None:
+        return _lines(bench, label, bench.judges, None)
+    with bench.llm.askers() as (models, writer):
+        return _lines(bench, label, [*bench.judges, *models], writer)
+
+
+def _lines(
+    bench: Workbench, label: str, judges: Sequence[Annotator], writer: AttributeWriter | None
+) -> list[Line]:
     config, done = bench.config, steps.read_steps(bench.directory)
-    sample = _sample(bench)
-    writer, found = bench.writer, []
+    sample, found = _sample(bench), []
     for size in _sizes(config, bench.inputs, done, second=bool(label)):
         if size.step in done:
             continue
@@ -86,7 +95,7 @@ def _pass(bench: Workbench, label: str) -> list[Line]:
             found.append(
                 line(f"{writer.name} (attributes)", size.described, estimate, size.described + extra)
             )
-        for judge in bench.judges if size.most else ():
+        for judge in judges if size.most else ():
             estimate = _scaled(judge.estimate(sample), size.judged, len(sample))
             found.append(line(judge.name, size.judged, estimate, size.most))
         if size.people and bench.people is not None:

@@ -8,8 +8,9 @@ transformer. The most accurate on the validation pairs is taken, of equals the o
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rewardscale.evaluation import statistics
 from rewardscale.models import convex, presets
 
 _TOLERANCE = 1e-7  # nats above the optimum
+Score = Callable[[np.ndarray], np.ndarray]  # int64 [n] rows -> float32 [n] margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,26 +81,30 @@ class Trainer:
         return RewardModel(np.load(final / "margins.npy"), json.loads((final / "record.json").read_text()))
 
     def _best(self, name: str, train: Labels, validation: Labels) -> tuple[np.ndarray, dict[str, Any]]:
+        """Margins of the whole corpus, which only the chosen candidate scores, and the record."""
         candidates = self._convex if presets.is_convex(self._config.reward_model) else self._transformer
-        found: list[tuple[tuple[float, float], np.ndarray, dict[str, Any]]] = []
-        for label, margins in candidates(name, train):
-            own = margins[validation.rows] * validation.preferred
-            score = {"accuracy": float((own > 0).mean()), "loss": statistics.log_loss(own.astype(np.float64))}
-            found.append(((-score["accuracy"], score["loss"]), margins, {"candidate": label, **score}))
-        order = sorted(range(len(found)), key=lambda i: found[i][0])
-        _, margins, chosen = found[order[0]]
+        found: list[dict[str, Any]] = []
+        best: tuple[tuple[float, float], int, Score] | None = None
+        for label, score in candidates(name, train):
+            own = score(validation.rows) * validation.preferred
+            accuracy, loss = float((own > 0).mean()), statistics.log_loss(own.astype(np.float64))
+            found.append({"candidate": label, "accuracy": accuracy, "loss": loss})
+            rank = -accuracy, loss
+            if best is None or rank < best[0]:
+                best = rank, len(found) - 1, score
+        assert best is not None
         record = {
             "model": self._config.reward_model,
             "trained_on": len(train.rows),
             "validation": len(validation.rows),
-            "chosen": chosen,
-            "candidates": [score for _, _, score in found],
+            "chosen": found[best[1]],
+            "candidates": found,
         }
-        return margins.astype(np.float32), record
+        return best[2](np.arange(len(self._corpus))).astype(np.float32), record
 
     # --- convex --------------------------------------------------------------------------------------
 
-    def _convex(self, name: str, train: Labels):
+    def _convex(self, name: str, train: Labels) -> Iterator[tuple[str, Score]]:
         del name
         config = presets.get_model(self._config.reward_model, vocab_size=0, convex=self._config.convex)
         assert isinstance(config, ConvexConfig)
@@ -109,7 +115,7 @@ class Trainer:
             fit = convex.fit(features, first, second, l2=l2, target=target, start=start, tolerance=_TOLERANCE)
             start = fit.coordinates
             rewards = convex.rewards(features, fit)[texts]
-            yield f"l2={l2:g}", (rewards[:, 0] - rewards[:, 1]).astype(np.float32)
+            yield f"l2={l2:g}", (rewards[:, 0] - rewards[:, 1]).astype(np.float32).__getitem__
 
     def _features(self, config: ConvexConfig) -> tuple[Any, np.ndarray]:
         """Features of the distinct responses, and which of them each row's two are, int64 [rows, 2]."""
@@ -122,7 +128,7 @@ class Trainer:
 
     # --- transformers --------------------------------------------------------------------------------
 
-    def _transformer(self, name: str, train: Labels):
+    def _transformer(self, name: str, train: Labels) -> Iterator[tuple[str, Score]]:
         from rewardscale.training.subset_run import train_and_score  # jax is imported only where it computes
 
         view = self._tokens()
@@ -132,7 +138,13 @@ class Trainer:
         ones = np.ones(len(order), np.float32)
         content = (train.rows[order].astype(np.uint32), train.preferred[order], ones, ones)
         chosen = Subset(*content, raw_pairs=len(order), cost=0.0, fingerprint=arrays.short_hash(*content))
-        everything = np.arange(len(self._corpus), dtype=np.uint32)
+
+        def score(run: RunConfig, folder: Path, rows: np.ndarray) -> np.ndarray:
+            # What is trained is read, so no model but the one that is scoring is in memory.
+            runtime = self._config.runtime
+            rewards, _ = train_and_score(run, chosen, rows.astype(np.uint32), view, runtime, folder)
+            return rewards[:, 0] - rewards[:, 1]
+
         for epochs in self._config.epochs:
             run = RunConfig(
                 model_name=self._config.reward_model,
@@ -148,8 +160,7 @@ class Trainer:
                 evaluations={},
             )
             folder = self._directory / "training" / f"{name}-epochs{epochs:g}"
-            rewards, _ = train_and_score(run, chosen, everything, view, self._config.runtime, folder)
-            yield f"epochs={epochs:g}", rewards[:, 0] - rewards[:, 1]
+            yield f"epochs={epochs:g}", functools.partial(score, run, folder)
 
     def _tokens(self) -> TokenisedView:
         if self._view is None:

@@ -55,11 +55,10 @@ def _judged(bench: Workbench, before: Known, best: RewardModel, iteration: int) 
     """The pairs of an iteration, with attributes and judges' verdicts, and which of them people are to judge."""
     selected = retrieve(bench, before, best, iteration)
     rows = selected["row"].to_numpy().astype(np.int64)
-    bench.describe(rows)
-    questions = bench.with_examples(rows, before)
-    bench.ask_judges(questions, iteration)
+    bench.describe(rows, iteration)
+    bench.ask_judges(rows, iteration, before)
     state = bench.known()
-    weight = np.array([_weight(bench.config, question) for question in questions])
+    weight = np.array([_weight(bench.config, question) for question in bench.questions(rows)])
     worth = informativeness(state.judges[:, rows], state.silver[rows], best.margins[rows], weight)
     asked = np.lexsort((rows, -worth))[: bench.config.people_per_iteration]
     return selected.with_columns(

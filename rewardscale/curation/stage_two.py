@@ -62,8 +62,8 @@ def _run(bench: Workbench) -> tuple[pl.DataFrame, dict[str, Any]]:
     )
     unjudged = ~before.judged & ~before.gold_training & ~(before.discarded & ~before.validation)
     rows = np.flatnonzero(inputs.labelled & doubted & unjudged)
-    bench.describe(rows)
-    bench.ask_judges(bench.with_examples(rows, before), last + 1)
+    bench.describe(rows, last + 1)
+    bench.ask_judges(rows, last + 1, before)
     state = bench.known()
     decisions = decide_all(
         inputs, state, best.margins, gold.margins, ask_below=config.ask_below, recycling=config.recycling

@@ -36,12 +36,12 @@ def _judged(bench: Workbench) -> pl.DataFrame:
     """The seed, with attributes and judges' verdicts, and whom people are to judge of it."""
     config = bench.config
     seed = seed_rows(bench.inputs, config)
-    bench.describe(seed)
+    bench.describe(seed, 0)
     state = bench.known(before=0)
     others = seed[~state.reserved[seed]]
     # Where nobody is asked for people's verdicts, judges' stand in for them, on the validation split too.
     validation = seed[state.validation[seed]] if bench.people is None else seed[:0]
-    bench.ask_judges(bench.questions(np.concatenate([others, validation])), 0)
+    bench.ask_judges(np.concatenate([others, validation]), 0)
     ranked = sorted(bench.questions(others), key=lambda q: (-priority(q.attributes), q.row))
     chosen = [question.row for question in ranked[: config.seed_people]]
     columns = {

@@ -6,7 +6,9 @@ ledger; what was answered is not asked again.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,24 +22,20 @@ from rewardscale.config.curation import CurationConfig, SimulatedConfig
 from rewardscale.curation.annotators.backend import AnnotationBackend, make_tasks
 from rewardscale.curation.annotators.base import Annotator, Example, Question
 from rewardscale.curation.annotators.label_studio import LabelStudio
-from rewardscale.curation.annotators.llm import panel
-from rewardscale.curation.annotators.llm.attributes import AttributeWriter
-from rewardscale.curation.annotators.llm.budget import Budget
-from rewardscale.curation.annotators.llm.calls import CallLog
-from rewardscale.curation.annotators.llm.judge import LLMJudge
 from rewardscale.curation.annotators.people.backend import PageBackend
 from rewardscale.curation.annotators.recorded import Recorded
 from rewardscale.curation.annotators.simulated import SimulatedAnnotator
 from rewardscale.curation.annotators.stand_ins import PastVotes, SimulatedPeople
 from rewardscale.curation.inputs import Inputs
+from rewardscale.curation.judging import AT_ONCE, Judging, judging, writer_of
 from rewardscale.curation.known import STAND_IN, Known, is_person, known
 from rewardscale.curation.retrieval.embed import Embedder, embedder, text_of
 from rewardscale.curation.retrieval.select import worked_examples
 from rewardscale.curation.rewards import Trainer
+from rewardscale.data.ledger.checks import to_frame
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.ledger.schema import CATEGORIES, Attributes, Verdict
 
-AT_ONCE = 4096  # questions between two commits to the ledger
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
@@ -47,15 +45,18 @@ class Waiting(Exception):
 
 @dataclasses.dataclass
 class Workbench:
-    """Attributes: see the module. `directory`: the pass's folder. `progress`: told (what, done, total)."""
+    """Attributes: see the module. `directory`: the pass's folder. `progress`: told (what, done, total).
+
+    judges: those that are simulated. llm: all others, None without any.
+    """
 
     config: CurationConfig
     inputs: Inputs
     directory: Path
     ledger: Ledger
     judges: list[Annotator]
+    llm: Judging | None
     people: AnnotationBackend | None
-    writer: AttributeWriter | None
     embedder: Embedder
     trainer: Trainer
     progress: Progress
@@ -66,30 +67,13 @@ class Workbench:
         """What the verdicts of iterations `before` that one say."""
         return known(self.inputs, self.config, self.ledger.read(), before=before)
 
-    def questions(
-        self, rows: Sequence[int] | np.ndarray, examples: np.ndarray | None = None
-    ) -> list[Question]:
-        """A question a row, with its attributes; examples: int64 [rows, k] gold rows, -1 for none."""
-        attributes, gold = self.ledger.attributes_by_row(), self.known().gold
-        shown = (
-            {} if examples is None else self._examples(np.unique(examples[examples >= 0]), gold, attributes)
-        )
-        found = []
-        for number, (row, comparison) in enumerate(
-            zip(np.asarray(rows).tolist(), self.inputs.corpus.take(rows), strict=True)
-        ):
-            own = [] if examples is None else [shown[e] for e in examples[number].tolist() if e >= 0]
-            found.append(Question(row, comparison, attributes.get(row), tuple(own)))
-        return found
+    def questions(self, rows: Sequence[int] | np.ndarray) -> list[Question]:
+        """A question a row, with its attributes, without examples."""
+        return self._questions(np.asarray(rows).tolist(), self.ledger.attributes_by_row())
 
-    def _examples(
-        self, rows: np.ndarray, gold: np.ndarray, attributes: dict[int, Attributes]
-    ) -> dict[int, Example]:
+    def _questions(self, rows: Sequence[int], attributes: dict[int, Attributes]) -> list[Question]:
         comparisons = self.inputs.corpus.take(rows)
-        return {
-            row: Example(comparison, int(gold[row]), attributes.get(row))
-            for row, comparison in zip(rows.tolist(), comparisons, strict=True)
-        }
+        return [Question(r, c, attributes.get(r)) for r, c in zip(rows, comparisons, strict=True)]
 
     # --- embeddings ----------------------------------------------------------------------------------
 
@@ -118,42 +102,57 @@ class Workbench:
 
     # --- asking --------------------------------------------------------------------------------------
 
-    def describe(self, rows: np.ndarray) -> None:
-        """Has attributes written of pairs that have none."""
+    def describe(self, rows: np.ndarray, iteration: int) -> None:
+        """Has attributes written of pairs that have none. Raises as `Judging`."""
         there = self.ledger.attributes_by_row()
         missing = [row for row in np.asarray(rows).tolist() if row not in there]
         if not missing or not self.config.attributes:
             return
         with self.ledger.log("attributes") as log:
-            if self.writer is None:
+            if self.llm is None or writer_of(self.config) is None:
                 for row, comparison in zip(missing, self.inputs.corpus.take(missing), strict=True):
                     log.add_attributes(
                         row, comparison.id, simulated_attributes(comparison.id, comparison.category)
                     )
                 return
-            for number, one in enumerate(self.writer.describe(self.questions(missing)), start=1):
+            asked, show = self.asked_about(missing), functools.partial(self.progress, "attributes")
+            for one in self.llm.attributes(f"{iteration:03d}", asked, len(missing), show):
                 log.add_attributes(one.row, one.comparison, one.attributes)
-                self.progress("attributes", number, len(missing))
 
-    def ask_judges(self, questions: Sequence[Question], iteration: int) -> None:
-        """A verdict a question and judge who has none on it, into the ledger. Raises BudgetSpent, EndpointError."""
-        models = [judge for judge in self.judges if isinstance(judge, LLMJudge)]
-        others = [judge for judge in self.judges if not isinstance(judge, LLMJudge)]
-        there = set(self.ledger.read().select("row", "annotator").iter_rows())
-        open_ = [q for q in questions if any((q.row, judge.name) not in there for judge in self.judges)]
-        what, total = f"judges, iteration {iteration}", len(open_) * len(self.judges)
-        for at in range(0, len(open_), AT_ONCE):
-            some = open_[at : at + AT_ONCE]
-            verdicts: list[Verdict] = []
-            for judge in others:
-                verdicts += judge.judge(some, iteration=iteration)
-            for verdict in panel.run(models, some, iteration=iteration) if models else ():
-                verdicts.append(verdict)
-                self.progress(what, at * len(self.judges) + len(verdicts), total)
-            # In whatever order they came, the part is the same.
-            new = [verdict for verdict in verdicts if (verdict.row, verdict.annotator) not in there]
-            self.ledger.append(sorted(new, key=lambda v: (v.row, v.annotator)))
-            self.progress(what, (at + len(some)) * len(self.judges), total)
+    def ask_judges(self, rows: np.ndarray, iteration: int, state: Known | None = None) -> None:
+        """A verdict a row and judge who has none on it, into the ledger. Raises as `Judging`.
+
+        With worked examples of what `state` knows, without any if it is None.
+        """
+        there = self.ledger.read().select("row", "annotator").unique()
+        show = functools.partial(self.progress, f"judges, iteration {iteration}")
+        if self.judges:
+            open_ = self._without(rows, [judge.name for judge in self.judges], there)
+            for at, some in enumerate(itertools.batched(self.asked_about(open_, state), AT_ONCE)):
+                found = [
+                    verdict for judge in self.judges for verdict in judge.judge(some, iteration=iteration)
+                ]
+                self._add(to_frame(found).sort("row", "annotator"), there)
+                show(min((at + 1) * AT_ONCE, len(open_)), len(open_))
+        if self.llm is not None:
+            # By shards the whole step is named, so that what is finished is known again.
+            names = [judge.name for judge in self.config.llm_judges]
+            left = self._without(rows, names, there)
+            asked = left if len(left) == 0 or not self.config.judging.shards else rows
+            step = f"{iteration:03d}"
+            for found in self.llm.verdicts(step, self.asked_about(asked, state), len(asked), show, iteration):
+                self._add(found, there)
+
+    def _without(self, rows: np.ndarray, names: Sequence[str], there: pl.DataFrame) -> np.ndarray:
+        """Those of the rows on which one of these judges has no verdict, in their order."""
+        mine = there.filter(pl.col("annotator").is_in(list(names)))
+        given = np.bincount(mine["row"].to_numpy(), minlength=len(self.inputs))
+        rows = np.asarray(rows, np.int64)
+        return rows[given[rows] < len(names)]
+
+    def _add(self, verdicts: pl.DataFrame, there: pl.DataFrame) -> None:
+        """A judge has one verdict on a pair, whatever it is asked later with other attributes or examples."""
+        self.ledger.append(verdicts.join(there, on=["row", "annotator"], how="anti", maintain_order="left"))
 
     def ask_people(self, questions: Sequence[tuple[Question, float]], iteration: int) -> None:
         """People's verdicts on questions, each with how informative it is, into the ledger.
@@ -196,20 +195,32 @@ class Workbench:
             ]
         )
 
-    def with_examples(self, rows: np.ndarray, state: Known) -> list[Question]:
-        """Questions with the nearest gold pairs as worked examples, as far as they may be shown."""
-        plain = self.questions(rows)
-        gold = np.flatnonzero(state.gold_training)
-        if not self.config.examples or not len(gold) or not len(rows):
-            return plain
-        nearest = worked_examples(
-            self.vectors_with_attributes(plain),
-            self.inputs.prompts[rows],
-            self.vectors_with_attributes(self.questions(gold)),
-            self.inputs.prompts[gold],
-            k=min(self.config.examples, len(gold)),
-        )
-        return self.questions(rows, np.where(nearest >= 0, gold[nearest], -1))
+    def asked_about(self, rows: Sequence[int] | np.ndarray, state: Known | None = None) -> Iterator[Question]:
+        """Questions, some at a time in memory, with the nearest gold pairs of `state` as worked examples, as far as
+        they may be shown; without any if it is None."""
+        rows = np.asarray(rows, np.int64)
+        gold = np.zeros(0, np.int64) if state is None else np.flatnonzero(state.gold_training)
+        attributes, labels = self.ledger.attributes_by_row(), None if state is None else self.known().gold
+        if labels is None or not self.config.examples or not len(gold) or not len(rows):
+            for some in itertools.batched(rows.tolist(), AT_ONCE):
+                yield from self._questions(some, attributes)
+            return
+        shown = dict(zip(gold.tolist(), self._questions(gold.tolist(), attributes), strict=True))
+        examples = {row: Example(q.comparison, int(labels[row]), q.attributes) for row, q in shown.items()}
+        vectors = self.vectors_with_attributes(list(shown.values()))
+        for at in range(0, len(rows), AT_ONCE):
+            some = rows[at : at + AT_ONCE]
+            plain = self._questions(some.tolist(), attributes)
+            nearest = worked_examples(
+                self.vectors_with_attributes(plain),
+                self.inputs.prompts[some],
+                vectors,
+                self.inputs.prompts[gold],
+                k=min(self.config.examples, len(gold)),
+            )
+            for question, own in zip(plain, nearest.tolist(), strict=True):
+                found = tuple(examples[int(gold[number])] for number in own if number >= 0)
+                yield dataclasses.replace(question, examples=found)
 
 
 def simulated_attributes(identity: str, category: str) -> Attributes:
@@ -255,15 +266,9 @@ def workbench(
 
         judges: list[Annotator] = []
         judges += [recorded(judge) for judge in config.judges]
-        writer = None
+        llm = None
         if config.llm_judges:
-            log = resources.enter_context(CallLog(calls / "llm", Budget(config.budget)))
-            judges += [LLMJudge(judge, log) for judge in config.llm_judges]
-            named = {judge.name: judge for judge in config.llm_judges}
-            if config.attributes in named:
-                writer = AttributeWriter(
-                    dataclasses.replace(named[config.attributes], prompt="attributes", votes=1), log
-                )
+            llm = resources.enter_context(judging(config, directory, calls / "llm"))
         people: AnnotationBackend | None = None
         if config.people.kind == "simulated":
             people = SimulatedPeople([recorded(person) for person in config.people.simulated])
@@ -280,8 +285,8 @@ def workbench(
             directory=directory,
             ledger=Ledger(directory / "ledger"),
             judges=judges,
+            llm=llm,
             people=people,
-            writer=writer,
             embedder=embedder(config.embedder),
             trainer=Trainer(config, inputs.corpus, directory),
             progress=progress,

@@ -44,6 +44,12 @@ class Paid:
     comparison: str = ""
     swapped: bool = False
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Paid":
+        """From a record "answer"."""
+        names = ("judge", "in", "out", "pico", "s", "time", "pair", "swapped")
+        return cls(*(record[name] for name in names))
+
 
 @dataclasses.dataclass(slots=True)
 class Bill:
@@ -95,10 +101,11 @@ class CallLog:
     """All paid answers of one folder, in memory. `budget` is told what was spent before and settled by the client.
 
     Args:
+      directory: None keeps nothing: for estimates.
       writer: of a file that no other process may write meanwhile (DataError); by default each run has one of its own.
     """
 
-    def __init__(self, directory: Path, budget: Budget | None = None, *, writer: str = ""):
+    def __init__(self, directory: Path | None, budget: Budget | None = None, *, writer: str = ""):
         self.answers: dict[str, list[tuple[str, Paid]]] = {}
         self.settled: dict[str, frozenset[str]] = {}
         self.bills: dict[tuple[str, str], Bill] = defaultdict(Bill)
@@ -107,7 +114,9 @@ class CallLog:
         self._held_by_us = 0
         self._noting: asyncio.Future[None] | None = None
         self.budget = budget or Budget()
-        self._log = GroupLog(directory, writer or f"calls-{self._run}", self._replay)
+        self._log: GroupLog | None = None
+        if directory is not None:
+            self._log = GroupLog(directory, writer or f"calls-{self._run}", self._replay)
         spent = sum(bill.pico for bill in self.bills.values())
         lost = sum(bill.lost_pico for bill in self.bills.values())
         calls = sum(bill.calls + bill.lost for bill in self.bills.values())
@@ -117,16 +126,7 @@ class CallLog:
         kind = record["t"]
         _book(self.bills, record)
         if kind == "answer":
-            paid = Paid(
-                record["judge"],
-                record["in"],
-                record["out"],
-                record["pico"],
-                record["s"],
-                record["time"],
-                record["pair"],
-                record["swapped"],
-            )
+            paid = Paid.of(record)
             for key, text in zip(record["keys"], record["texts"], strict=True):
                 self.answers.setdefault(key, []).append((text, paid))
         elif kind == "settled":
@@ -138,7 +138,8 @@ class CallLog:
 
     async def add(self, record: dict[str, Any]) -> None:
         """Makes a record durable, then known."""
-        await self._log.append(record)
+        if self._log is not None:
+            await self._log.append(record)
         self._replay(record)
 
     async def hold(self) -> None:
@@ -150,7 +151,8 @@ class CallLog:
         if reserved > self._held_by_us or 2 * reserved < self._held_by_us:
             self._held_by_us = reserved + reserved // 4
             note = {"t": "held", "run": self._run, "pico": self._held_by_us}
-            self._noting = asyncio.ensure_future(self._log.append(note))
+            if self._log is not None:
+                self._noting = asyncio.ensure_future(self._log.append(note))
         if self._noting is not None and not self._noting.done():  # whoever asks it, none is sent before
             await asyncio.shield(self._noting)
 
@@ -160,10 +162,13 @@ class CallLog:
 
     async def drained(self) -> None:
         """Returns when everything added is on disk."""
-        await self._log.drained()
+        if self._log is not None:
+            await self._log.drained()
 
     def close(self) -> None:
         """Ends cleanly: nothing of this process is in doubt any more."""
+        if self._log is None:
+            return
         if self._held_by_us:
             self._log.write_now({"t": "free", "run": self._run})
         self._log.close()

@@ -3,9 +3,12 @@
 import dataclasses
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 
-from rewardscale.curation.annotators.llm.calls import CallLog
+from rewardscale.curation.annotators.llm.calls import CallLog, Paid
 from rewardscale.curation.annotators.llm.parse import Unreadable, parse
+from rewardscale.data.ledger.log import read_log
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,36 +32,65 @@ class JudgeStatistics:
     other_order: float | None
 
 
-def judge_statistics(log: CallLog, judge: str) -> JudgeStatistics:
-    """Of the judge of that name."""
-    answers = unreadable = first = decided = 0
-    votes: dict[str, list[tuple[bool, str]]] = defaultdict(list)
-    for found in log.answers.values():
-        for text, paid in found:
-            if paid.judge != judge:
-                continue
-            answers += 1
+@dataclasses.dataclass
+class _Counts:
+    answers: int = 0
+    unreadable: int = 0
+    first: int = 0
+    decided: int = 0
+    agree: dict[bool, int] = dataclasses.field(default_factory=lambda: {True: 0, False: 0})
+    pairs: dict[bool, int] = dataclasses.field(default_factory=lambda: {True: 0, False: 0})
+
+    def add(self, answers: Iterable[tuple[str, Paid]]) -> None:
+        """All answers on some questions: those on one question must come together."""
+        votes: dict[str, list[tuple[bool, str]]] = defaultdict(list)
+        for text, paid in answers:
+            self.answers += 1
             try:
                 verdict = parse(text).verdict
             except Unreadable:
-                unreadable += 1
+                self.unreadable += 1
                 continue
             if verdict in ("1", "2"):
-                decided += 1
-                first += verdict == "1"
+                self.decided += 1
+                self.first += verdict == "1"
                 verdict = "first" if (verdict == "1") != paid.swapped else "second"
             votes[paid.comparison].append((paid.swapped, verdict))
-    agree = {True: [0, 0], False: [0, 0]}
-    for cast in votes.values():
-        for (one, left), (other, right) in itertools.combinations(cast, 2):
-            agree[one == other][0] += left == right
-            agree[one == other][1] += 1
-    share = first / decided if decided else None
-    return JudgeStatistics(
-        answers=answers,
-        unreadable=unreadable,
-        shown_first=share,
-        position_bias=None if share is None else 2 * share - 1,
-        same_order=agree[True][0] / agree[True][1] if agree[True][1] else None,
-        other_order=agree[False][0] / agree[False][1] if agree[False][1] else None,
-    )
+        for cast in votes.values():
+            for (one, left), (other, right) in itertools.combinations(cast, 2):
+                self.agree[one == other] += left == right
+                self.pairs[one == other] += 1
+
+    def statistics(self) -> JudgeStatistics:
+        share = self.first / self.decided if self.decided else None
+        same, other = (self.agree[o] / self.pairs[o] if self.pairs[o] else None for o in (True, False))
+        return JudgeStatistics(
+            answers=self.answers,
+            unreadable=self.unreadable,
+            shown_first=share,
+            position_bias=None if share is None else 2 * share - 1,
+            same_order=same,
+            other_order=other,
+        )
+
+
+def judge_statistics(log: CallLog, judge: str) -> JudgeStatistics:
+    """Of the judge of that name."""
+    counts = _Counts()
+    counts.add(answer for found in log.answers.values() for answer in found if answer[1].judge == judge)
+    return counts.statistics()
+
+
+def statistics_of(directories: Iterable[Path]) -> dict[str, JudgeStatistics]:
+    """Of all judges in the call logs of some folders (`judging.folders`), a pair's calls in one of them; one folder's
+    answers in memory at a time."""
+    counts: dict[str, _Counts] = defaultdict(_Counts)
+    for directory in directories:
+        found: dict[str, list[tuple[str, Paid]]] = defaultdict(list)
+        for record in read_log(directory):
+            if record["t"] == "answer":
+                paid = Paid.of(record)
+                found[paid.judge] += [(text, paid) for text in record["texts"]]
+        for judge, answers in found.items():
+            counts[judge].add(answers)
+    return {judge: found.statistics() for judge, found in counts.items()}

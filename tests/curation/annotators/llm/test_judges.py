@@ -260,3 +260,17 @@ def test_stopped_at_half_and_started_again_nothing_is_paid_twice(tmp_path, how):
             assert (log.budget.doubtful > 0) == (how == signal.SIGKILL)
             assert len(list(LLMJudge(config(url), log).judge(questions(200)))) == 200
         assert 400 <= counts(url)["answered"] <= 400 + in_flight
+
+
+def test_the_environment_s_proxy_is_used_unless_it_says_not_to(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    asked = questions(3)
+    with server(accuracy=1.0) as url, call_log(tmp_path) as log:  # it answers whatever host it is asked for
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        judge = LLMJudge(config("http://judge.invalid/v1"), log)
+        assert len(list(judge.judge(asked[:2]))) == 2 and counts(url)["answered"] == 4
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert len(list(LLMJudge(config(url), log).judge(asked))) == 3

@@ -17,6 +17,7 @@ from rewardscale.config import ConfigError
 from rewardscale.config.judges import PICO, BudgetConfig
 from rewardscale.curation.annotators.base import Example, Question
 from rewardscale.curation.annotators.llm import shards
+from rewardscale.curation.annotators.llm.questions import read_questions, write_questions
 from rewardscale.curation.annotators.llm.shares import SharedBudget, Shares, divided, slot
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.ledger.schema import Attributes
@@ -168,9 +169,9 @@ def test_questions_come_back_as_they_were_and_one_pair_lies_in_one_shard(tmp_pat
         for q in plain
     ]
     asked += [Question(50 + q.row, q.comparison) for q in plain[:10]]
-    files = shards.write_questions(tmp_path / "q", iter(asked), 7)
-    assert files == shards.write_questions(tmp_path / "q", iter(asked), 7) and len(files) == 7
-    found = {q.row: (q, name) for name, path, _ in files for q in shards.read_questions(path)}
+    files = write_questions(tmp_path / "q", iter(asked), 7)
+    assert files == write_questions(tmp_path / "q", iter(asked), 7) and len(files) == 7
+    found = {q.row: (q, name) for name, path, _ in files for q in read_questions(path)}
     assert [found[row][0] for row in range(60)] == asked
     assert all(found[row][1] == found[50 + row][1] for row in range(10))
 
@@ -204,3 +205,19 @@ def test_limits_of_an_endpoint_are_divided_and_slots_are_held_once(tmp_path):
         assert {first, second} == {0, 1}
     with slot(tmp_path, 2) as again:
         assert again == 0
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_key_is_in_no_file_and_in_no_message(tmp_path, monkeypatch, capfd, right):
+    secret = "sk-very-secret-456"
+    monkeypatch.setenv("A_KEY", secret)
+    with server(key=secret if right else "another") as url:
+        if right:
+            assert ask(tmp_path, url, 4, key_env="A_KEY").verdicts == 8
+        else:
+            with pytest.raises(StageError, match="401") as error:  # the server's answer repeats the key
+                ask(tmp_path, url, 4, key_env="A_KEY")
+            assert secret not in str(error.value)
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not any(secret.encode() in data for data in files)
+    assert secret not in "".join(capfd.readouterr())
