@@ -12,9 +12,10 @@ import polars as pl
 from rewardscale import atomic
 from rewardscale.config.curation import CurationConfig
 from rewardscale.curation import figures, outcomes, steps
-from rewardscale.curation.annotators.llm.calls import CallLog
-from rewardscale.curation.annotators.llm.statistics import judge_statistics
+from rewardscale.curation.annotators.llm.calls import bills_of
+from rewardscale.curation.annotators.llm.statistics import statistics_of
 from rewardscale.curation.inputs import Inputs
+from rewardscale.curation.judging import folders
 from rewardscale.curation.workbench import bill
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.levels import Level
@@ -67,21 +68,23 @@ def _judges(config: CurationConfig, workdir: Path) -> list[dict[str, Any]]:
     ]
     if not config.llm_judges:
         return out
-    with CallLog(workdir / "calls" / "llm", None) as log:
-        for line in out:
-            for judge in (one for one in config.llm_judges if one.name == line["name"]):
-                paid = log.bills[judge.name, judge.model]
-                seen = judge_statistics(log, judge.name)
-                line |= {
-                    "position_bias": seen.position_bias,
-                    "same_order": seen.same_order,
-                    "other_order": seen.other_order,
-                    "unreadable": seen.unreadable,
-                    "calls": paid.calls,
-                    "money": paid.pico / 1e12,
-                    "set_aside": paid.lost_pico / 1e12,
-                    "failed": paid.failed,
-                }
+    logs = folders(workdir / "calls" / "llm")
+    bills, statistics = bills_of(logs), statistics_of(logs)
+    models = {judge.name: judge.model for judge in config.llm_judges}
+    for line in out:
+        name = line["name"]
+        if name in statistics:
+            paid, seen = bills[name, models[name]], statistics[name]
+            line |= {
+                "position_bias": seen.position_bias,
+                "same_order": seen.same_order,
+                "other_order": seen.other_order,
+                "unreadable": seen.unreadable,
+                "calls": paid.calls,
+                "money": paid.pico / 1e12,
+                "set_aside": paid.lost_pico / 1e12,
+                "failed": paid.failed,
+            }
     return out
 
 

@@ -244,7 +244,7 @@ def test_killed_ten_times_it_ends_with_the_same_bytes_and_no_answer_paid_twice(
             command("killed"), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(timeout=idle + float(random.uniform(0, 0.2)) * (whole - idle))
+            process.wait(timeout=idle + float(random.uniform(0, 0.1)) * (whole - idle))
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL if kills % 3 else signal.SIGINT)
