@@ -17,7 +17,7 @@ PACKAGE = "rewardscale"
 
 # The rooms and their floors. A new room is named here and in docs/architecture.md, or the test fails.
 FLOORS = {
-    **dict.fromkeys(["config", "flops", "atomic", "hub"], 0),
+    **dict.fromkeys(["config", "flops", "best_of_n", "atomic", "hub"], 0),
     **dict.fromkeys(["data", "stages", "mesh", "web"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),
@@ -30,7 +30,7 @@ FLOORS = {
 SIDEWAYS = {("flops", "config"), ("data", "stages"), ("training", "evaluation"), ("sweeps", "curation")}
 # Outside the house: reads results tables, is used by the two upper floors.
 BESIDE = "scaling"
-BESIDE_MAY_IMPORT = {"config", "flops", BESIDE}
+BESIDE_MAY_IMPORT = {"config", "flops", "best_of_n", BESIDE}
 BESIDE_USED_FROM_FLOOR = 4
 # Narrower than the floors: room -> rooms it must not import although they lie below.
 NEVER = {"models": {"data"}}

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale.curation.judgements import Judgements
+from rewardscale.evaluation import statistics
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -78,10 +79,7 @@ def cohen_kappa(one: np.ndarray, other: np.ndarray, classes: int, *, seed: int =
     table[np.arange(len(one)), one, other] = 1
 
     def kappa(sums: np.ndarray) -> np.ndarray:
-        shares = (sums / sums.sum(1, keepdims=True)).reshape(-1, classes, classes)
-        observed = np.trace(shares, axis1=1, axis2=2)
-        expected = (shares.sum(1) * shares.sum(2)).sum(1)
-        return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
+        return statistics.kappa(sums.reshape(-1, classes, classes))
 
     return _with_interval(table.reshape(len(one), classes**2), kappa, seed)
 

@@ -1,4 +1,4 @@
-"""Statistics of rewards on labelled pairs: accuracy, log-loss, and log-loss at one fitted temperature.
+"""Statistics of rewards on labelled pairs: accuracy, log-loss, log-loss at one fitted temperature; Cohen's kappa.
 
 Flipped labels shrink the scale of rewards, so raw log-loss mixes ranking with calibration. Each loss
 is therefore reported raw and after one temperature a run, fitted on validation pairs that share no
@@ -36,6 +36,29 @@ def margins(rewards: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """r_chosen - r_rejected in float64 [n] from rewards [n, 2] and orientation [n]."""
     wide = rewards.astype(np.float64)
     return (wide[:, 0] - wide[:, 1]) * orientation
+
+
+def pair_margins(rewards: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """float64 [pairs]: r_better - r_worse of a benchmark's pairs; NaN where one of the two has no reward.
+
+    Args:
+      rewards: float64 [items, most responses]. pairs: int64 [pairs, 3], (item, better response, worse response).
+    """
+    item, better, worse = pairs.T
+    with np.errstate(invalid="ignore"):  # infinite rewards of one sign have no difference
+        return rewards[item, better].astype(np.float64) - rewards[item, worse]
+
+
+def kappa(tables: np.ndarray) -> np.ndarray:
+    """Cohen's kappa (1960) of tables [..., classes, classes]: how often one said a and the other b, counts or shares.
+
+    NaN where it is undefined: an empty table, or two who always say one and the same.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = tables / tables.sum((-2, -1), keepdims=True)
+        observed = np.trace(shares, axis1=-2, axis2=-1)
+        expected = (shares.sum(-2) * shares.sum(-1)).sum(-1)
+        return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
 
 
 def log_loss(margin: np.ndarray, target: np.ndarray | None = None) -> float:

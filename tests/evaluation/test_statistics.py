@@ -83,3 +83,9 @@ def test_swapping_first_and_second() -> None:
 
 def test_log_loss_of_extreme_margins_is_finite() -> None:
     assert statistics.log_loss(np.array([1e5, -1e5])) == pytest.approx(5e4)
+
+
+def test_margins_of_a_benchmarks_pairs() -> None:
+    rewards = np.array([[1.0, 3.0, np.nan], [2.0, -1.0, 0.5]])
+    pairs = np.array([(0, 1, 0), (1, 0, 2), (1, 1, 0), (0, 2, 0)])
+    np.testing.assert_array_equal(statistics.pair_margins(rewards, pairs), [2.0, 1.5, -3.0, np.nan])
