@@ -7,6 +7,9 @@ from pathlib import Path
 
 from rewardscale import atomic, hub
 from rewardscale.config import ConfigError
+from rewardscale.evaluation.stored_temperature import (
+    FILE,
+)  # what is said of a model moves none of its rewards
 
 _READ = (".json", ".jinja", ".safetensors")
 
@@ -32,7 +35,7 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
 
 def model_hash(folder: Path) -> str:
     """SHA-256 over the weights, configuration, tokenizer and template in `folder`: every byte is read."""
-    names = sorted(path for path in folder.iterdir() if path.suffix in _READ)
+    names = sorted(path for path in folder.iterdir() if path.suffix in _READ and path.name != FILE)
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(atomic.sha256, names))
     listed = json.dumps([[p.name, h] for p, h in zip(names, hashes, strict=True)])

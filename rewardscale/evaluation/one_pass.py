@@ -144,6 +144,12 @@ def read_rewards(directory: Path, texts: Texts) -> pl.DataFrame:
     return table
 
 
+def to_score(texts: Texts, directory: Path) -> list[Group]:
+    """Groups of the texts whose rewards `directory` does not hold yet, the longest first."""
+    parts = sorted((directory / PARTS).glob("[0-9]*.parquet"))
+    return missing(texts, pl.concat([_read(directory), *(pl.read_parquet(path) for path in parts)]))
+
+
 def missing(texts: Texts, table: pl.DataFrame) -> list[Group]:
     """Groups of the texts that a table lacks, the longest first."""
     there = set(table["text"])
