@@ -4,7 +4,7 @@ A formula takes weights, one an item, so that one piece of code gives the score 
 each item's cluster was drawn, [resamples, items] at once) and the score of the items that could be scored (0 for the
 others). Every formula is a ratio of weighted sums, or is put together from such.
 
-    benchmark = load("rm-bench", directory)
+    benchmark = registry.load("rm-bench", directory)
     rewards = ...                                  float64 [items, most responses], NaN where there is none
     benchmark.scores(rewards)["total"]             a point estimate
     benchmark.scores(rewards, weights)["total"]    [resamples]
@@ -139,17 +139,27 @@ class Benchmark:
 
     def scored(self, rewards: np.ndarray) -> np.ndarray:
         """bool [items]: whether each response of the item has a reward."""
-        return np.isfinite(rewards).sum(axis=1) >= self.response_counts
+        return (np.isfinite(rewards) | self._beyond(rewards)).all(axis=1)
+
+    def _beyond(self, rewards: np.ndarray) -> np.ndarray:
+        """bool [items, most responses]: places that belong to no response of the item."""
+        if rewards.shape != (len(self.items), self.most_responses):
+            raise ValueError(
+                f"rewards {rewards.shape} of {self.name!r}: {(len(self.items), self.most_responses)} wanted"
+            )
+        return np.arange(rewards.shape[1]) >= self.response_counts[:, None]
 
     def scores(self, rewards: np.ndarray, weights: np.ndarray | None = None) -> Scores:
         """Scores float64 [resamples] by name, the headline first; items without rewards count for nothing.
 
         Args:
-          rewards: float64 [items, most responses]. weights: float64 [resamples, items]; None for one resample of ones.
+          rewards: float64 [items, most responses]; what lies beyond an item's responses is not read.
+          weights: float64 [resamples, items]; None for one resample of ones.
         """
         there = self.scored(rewards)
         each = np.ones((1, len(self.items))) if weights is None else np.atleast_2d(weights)
-        return self.formula(np.where(there[:, None], rewards, np.nan), each * there)
+        known = there[:, None] & ~self._beyond(rewards)
+        return self.formula(np.where(known, rewards, np.nan), each * there)
 
     def only(self, keep: np.ndarray, why: str) -> "Benchmark":
         """The items of `keep` bool [items]; the others are missing for the reason `why`.
@@ -245,7 +255,7 @@ def mean_of(scores: Sequence[np.ndarray], shares: Sequence[float] | None = None)
     return divided(np.where(known, table, 0.0) @ each, known.astype(np.float64) @ each)
 
 
-def padded(rows: Iterable[Sequence[float]]) -> np.ndarray:
+def padded(rows: Iterable[Sequence[float] | np.ndarray]) -> np.ndarray:
     """float64 [items, longest row], NaN beyond a row's end."""
     own = list(rows)
     out = np.full((len(own), max(map(len, own))), np.nan)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rewardscale.evaluation.benchmarks.base import Scores, divided, grouped, ratio, ratios
 
-_AT_ONCE = 1 << 22  # numbers of a resampled array that are held together
+_AT_ONCE = 1 << 18  # numbers of a resampled array that are held together
 
 
 def right_pairs(rewards: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,20 +95,19 @@ def pooled_auc(rewards: np.ndarray, right: np.ndarray, item: np.ndarray, weights
       rewards: float64 [responses]; NaN only where the item's weights are 0. right: bool [responses].
       item: int [responses]. weights: float64 [resamples, items].
     """
-    order = np.argsort(rewards, kind="stable")
-    ranked, right, item = rewards[order], right[order], item[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+    order = np.argsort(rewards[~right], kind="stable")
+    wrong, of_wrong = rewards[~right][order], item[~right][order]
+    of_right = item[right]
+    low, high = (np.searchsorted(wrong, rewards[right], side) for side in ("left", "right"))
     out = np.full(len(weights), np.nan)
-    step = max(1, _AT_ONCE // max(1, len(ranked)))
+    step = max(1, _AT_ONCE // max(1, len(rewards)))
     for start in range(0, len(weights), step):
-        each = weights[start : start + step][:, item]
-        all_of = np.add.reduceat(each, starts, axis=1)  # of each run of equal rewards
-        good = np.add.reduceat(each * right, starts, axis=1)
-        bad = all_of - good
-        below = np.cumsum(bad, axis=1) - bad
-        out[start : start + step] = divided(
-            (good * (below + bad / 2)).sum(axis=1), good.sum(axis=1) * bad.sum(axis=1)
-        )
+        own = weights[start : start + step]
+        below = np.zeros((len(own), len(wrong) + 1))
+        np.cumsum(own.take(of_wrong, axis=1), axis=1, out=below[:, 1:])
+        each = own.take(of_right, axis=1)
+        won = np.vecdot(each, below.take(low, axis=1)) + np.vecdot(each, below.take(high, axis=1))
+        out[start : start + step] = divided(won / 2, each.sum(axis=1) * below[:, -1])
     return out
 
 

@@ -36,9 +36,9 @@ def is_file_of_comparisons(name: str) -> bool:
     return formats.is_records(Path(name)) and Path(name).is_file()
 
 
-def from_file(path: Path, *, name: str = "") -> Benchmark:
+def from_file(path: Path) -> Benchmark:
     """A benchmark of any file of comparisons. Raises DataError where none of them can be used."""
-    spec = Spec(name or path.name, path.name, {"": Part((path.name,))}, _own, url=str(path.name))
+    spec = Spec(path.name, path.name, {"": Part((path.name,))}, _own)
     return _own(Found(spec, path.parent, (("", path),)))
 
 

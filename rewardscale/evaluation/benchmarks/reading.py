@@ -173,15 +173,22 @@ def locate(spec: Spec, where: Path | None, *, revision: str | None = None) -> Fo
         return Found(spec, where.parent, ((part, where),))
     if not where.is_dir():
         raise DataError(f"{spec.title}: there is no folder {where}; {how_to_get(spec)}")
-    folders = [where / name for name in (spec.name, *spec.folders) if (where / name).is_dir()]
-    for root in (*folders, where):
-        files = tuple((name, path) for name, part in spec.parts.items() for path in _files(root, part))
-        if files:
-            return Found(spec, root, files)
+    if found := below(spec, where) or _in(spec, where):
+        return found
     looked = ", ".join(sorted({glob for part in spec.parts.values() for glob in part.globs}))
     raise DataError(
         f"{spec.title} is not in {where}: looked for {looked} there and in its folder {spec.name}/; {how_to_get(spec)}"
     )
+
+
+def below(spec: Spec, where: Path) -> Found | None:
+    """The files in the benchmark's folder of a data directory; None if it holds none."""
+    return next((found for name in (spec.name, *spec.folders) if (found := _in(spec, where / name))), None)
+
+
+def _in(spec: Spec, root: Path) -> Found | None:
+    files = tuple((name, path) for name, part in spec.parts.items() for path in _files(root, part))
+    return Found(spec, root, files) if files else None
 
 
 def how_to_get(spec: Spec) -> str:

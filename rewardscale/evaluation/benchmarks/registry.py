@@ -26,7 +26,7 @@ from rewardscale.evaluation.benchmarks import (
     rmb,
 )
 from rewardscale.evaluation.benchmarks.base import Benchmark
-from rewardscale.evaluation.benchmarks.reading import Spec, how_to_get, locate
+from rewardscale.evaluation.benchmarks.reading import Spec, below, how_to_get, locate
 
 SEVEN = ("rewardbench", "rewardbench2", "ppe-preference", "ppe-correctness", "rmb", "rm-bench", "judgebench")
 _MODULES = (rewardbench, rewardbench2, ppe_preference, ppe_correctness, rmb, rm_bench, judgebench, plain)
@@ -74,8 +74,9 @@ def load(name: str, where: Path | None, *, revision: str | None = None) -> Bench
 def load_all(selection: str, where: Path | None) -> tuple[list[Benchmark], dict[str, str]]:
     """The benchmarks of "all" or "name,name,..." in the order of the names, and why some are not there, by name.
 
-    Of "all", a benchmark is left out that has no folder in the data directory `where` (or, where that is None, no
-    data set on the hub at a known commit). One that is asked for by name, or is there and damaged, is an error.
+    Of "all", a benchmark is left out that has no folder with files of its own in the data directory `where` (or, where
+    that is None, no data set on the hub at a known commit). One that is asked for by name, or is there and damaged, is
+    an error.
     """
     if selection.strip() != "all":
         wanted = [name.strip() for name in selection.split(",") if name.strip()]
@@ -88,12 +89,12 @@ def load_all(selection: str, where: Path | None) -> tuple[list[Benchmark], dict[
         raise DataError(f"there is no data directory {where}")
     found, absent = [], {}
     for own in registry().values():
-        if where is None:
-            there = bool(own.hub and own.revision)
+        if where is not None:
+            files = below(own, where)
         else:
-            there = any((where / name).is_dir() for name in (own.name, *own.folders))
-        if there:
-            found.append(load(own.name, where))
+            files = locate(own, None) if own.hub and own.revision else None
+        if files is not None:
+            found.append(own.read(files))
         else:
             absent[own.name] = how_to_get(own)
     if not found:
