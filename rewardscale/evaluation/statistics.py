@@ -44,7 +44,7 @@ def pair_margins(rewards: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     Args:
       rewards: float64 [items, most responses]. pairs: int64 [pairs, 3], (item, better response, worse response).
     """
-    item, better, worse = pairs.T
+    item, better, worse = pairs.reshape(-1, 3).T
     with np.errstate(invalid="ignore"):  # infinite rewards of one sign have no difference
         return rewards[item, better].astype(np.float64) - rewards[item, worse]
 

@@ -207,7 +207,8 @@ def test_near_duplicates_and_contamination(tmp_path: Path) -> None:
     text = describe.describe(built.directory).read_text(encoding="utf-8")
     assert "b-7" in text and "word10 word11 word12" in text
     assert "near-duplicate: one 1 ×, two 1 ×" in text
-    assert re.search(r"<td>clean</td><td class=n>0</td>", text)
+    assert "<td>bench</td>" + "".join(f"<td class=n>{c}</td>" for c in (1, 1, 1, "100.0 %")) in text
+    assert "<td>clean</td>" + "".join(f"<td class=n>{c}</td>" for c in (0, 0, 1, "0.0 %")) in text
     assert "1 more was nearly the same" in text
 
 

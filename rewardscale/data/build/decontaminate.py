@@ -119,8 +119,8 @@ def run(
       progress: called with the number of tasks done, over all stages.
 
     The counts: items (looked at), runs (looked up), refuted (a hash of the index, other words), dropped, common_runs
-    (left out), and by_set: for each set its texts, too_short (not looked for), runs (distinct), items
-    (contaminated), dropped (for this set), texts_found.
+    (left out), and by_set: for each set its set_items (lines), texts, too_short (not looked for), runs (distinct),
+    items (contaminated), dropped (for this set), texts_found and set_items_found (that share words with an item).
     The table "hits" holds a row an item and evaluation text: part, item, set, text, text_id, runs, words.
 
     Raises ConfigError for sets of one name, DataError for a file that cannot be read.
@@ -139,7 +139,7 @@ def run(
         [
             stages.Task(
                 name=chosen.name,
-                function=f"{__name__}:index",
+                function=f"{__name__}:index_set",
                 arguments={"words": words, "shortest": shortest},
                 inputs=tuple(atomic.sha256(file) for file in chosen.files),
                 paths={"files": [str(file) for file in chosen.files]},
@@ -195,15 +195,18 @@ def run(
     )
 
 
-def index(folder: Path, *, words: int, shortest: int, files: Sequence[str]) -> Mapping[str, Any]:
-    """Task: the index of a set (data/build/ngram_index.py)."""
-    ids, texts = _read_texts([Path(file) for file in files])
-    return ngram_index.write(folder, ids, texts, words=words, shortest=shortest)
+def index_set(folder: Path, *, words: int, shortest: int, files: Sequence[str]) -> Mapping[str, Any]:
+    """Task: the index of a set (data/build/ngram_index.py), and set_items.npy: the number of each text's line."""
+    ids, texts, lines = _read_texts([Path(file) for file in files])
+    np.save(folder / "set_items.npy", np.array(lines, np.int64))
+    counts = ngram_index.write(folder, ids, texts, words=words, shortest=shortest)
+    return {**counts, "set_items": len(set(lines))}
 
 
-def _read_texts(files: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """(ids, texts) of all lines of `files`."""
-    ids, texts = [], []
+def _read_texts(files: Sequence[Path]) -> tuple[list[str], list[str], list[int]]:
+    """(ids, texts, numbers of their lines) of all lines of `files`, which are numbered on from file to file."""
+    ids, texts, lines = [], [], []
+    count = 0
     for path in files:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -219,7 +222,9 @@ def _read_texts(files: Sequence[Path]) -> tuple[list[str], list[str]]:
                 name = str(record.get("id", f"{path.name}:{number}"))
                 ids += [f"{name}/{place}" if place else name for place, _ in found]
                 texts += [text for _, text in found]
-    return ids, texts
+                lines += [count] * len(found)
+                count += 1
+    return ids, texts, lines
 
 
 def _texts_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -293,13 +298,15 @@ def collect(
     )
     build.write_drops(folder / "drop.parquet", drops)
     by_set = []
-    for number in range(len(sets)):
+    for number, index in enumerate(indices):
         own = hits.filter(pl.col("set") == number)
+        met = own["text"].unique().to_numpy()
         by_set.append(
             {
                 "items": own.select("part", "item").n_unique(),
                 "dropped": int((items["set"] == number).sum()),
-                "texts_found": own["text"].n_unique(),
+                "texts_found": len(met),
+                "set_items_found": len(np.unique(np.load(Path(index) / "set_items.npy")[met])),
             }
         )
     return {"dropped": len(drops), "common_runs": len(phrases), "by_set": by_set}

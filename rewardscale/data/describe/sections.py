@@ -316,6 +316,17 @@ def _clusters(built: Built) -> str:
     return shown + (folded(f"{len(examples)} examples", "".join(examples)) if examples else "")
 
 
+_SETS_HEAD = ["evaluation set", "pairs left out", "its items that share words", "of", "share"]
+
+
+def _met(counts: Mapping[str, Any]) -> list[Any]:
+    """Items of an evaluation set that share words with the sources; builds of before they were counted say nothing."""
+    if "set_items" not in counts:
+        return [None, None, None]
+    found, of = counts["set_items_found"], counts["set_items"]
+    return [found, of, percent(found / of) if of else None]
+
+
 def _contamination(built: Built) -> Html:
     sets = built.record["config"]["decontaminate"]["sets"]
     if not sets:
@@ -323,7 +334,8 @@ def _contamination(built: Built) -> Html:
     frame = frame_contamination(built)
     names = [entry.partition("=")[0] for entry in sets]
     hits = dict(frame.group_by("set").agg(pl.col("pairs").sum()).iter_rows())
-    rows = [[name, hits.get(name, 0)] for name in names]
+    by_set = {one["set"]: one for one in built.record["stages"]["decontaminate"]["by_set"]}
+    rows = [[name, hits.get(name, 0), *_met(by_set[name])] for name in names]
     detail = [list(row) for row in frame.iter_rows()]
     by_source = folded("By source", _long(["evaluation set", "source", "pairs"], detail)) if detail else ""
     words = built.record["config"]["decontaminate"]["words"]
@@ -331,7 +343,7 @@ def _contamination(built: Built) -> Html:
     found = clusters.hits(built)
     head = ["evaluation set", "its text", "source", "words in common"]
     examples = folded(f"{len(found)} examples", table(head, found)) if found else ""
-    return Html(f"<p>{text(line)}</p>{table(['evaluation set', 'pairs'], rows)}{by_source}{examples}")
+    return Html(f"<p>{text(line)}</p>{table(_SETS_HEAD, rows)}{by_source}{examples}")
 
 
 def _quarantine(built: Built) -> str:

@@ -94,9 +94,27 @@ def test_planted_runs_are_caught_and_twelve_words_are_not(tmp_path):
     counts = dropped.counts
     assert counts["items"] == 5 and counts["dropped"] == 2 and counts["refuted"] == 0
     assert counts["by_set"] == [
-        {"set": "bench", "texts": 2, "too_short": 0, "runs": 29, "items": 2, "dropped": 2, "texts_found": 2}
+        {
+            **{"set": "bench", "set_items": 2, "texts": 2, "too_short": 0, "runs": 29},
+            **{"items": 2, "dropped": 2, "texts_found": 2, "set_items_found": 2},
+        }
     ]
     json.dumps(counts)
+
+
+def test_items_of_a_set_are_counted_once_however_many_of_their_texts_are_met(tmp_path):
+    lines = [
+        {"id": "a", "prompt": words(0, 20), "responses": [words(100, 15), words(200, 15)]},
+        {"id": "b", "prompt": words(300, 20), "responses": ["x", words(0, 20)]},
+        {"id": "c", "text": words(400, 30)},
+    ]
+    path = tmp_path / "bench.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    items = [pair(words(0, 20), words(101, 13), "bad"), pair(words(202, 13), "good", "bad")]
+    parts = parts_small.write_parts(tmp_path / "normalise", [[items]])
+    (counts,) = decontaminate.run(tmp_path / "work", parts, [evaluation_set("bench", path)]).counts["by_set"]
+    assert (counts["set_items"], counts["texts"], counts["too_short"]) == (3, 7, 1)
+    assert (counts["set_items_found"], counts["texts_found"], counts["items"]) == (2, 4, 2)
 
 
 RUN = st.lists(st.sampled_from(["a", "B", "b", "é", "İ", "Σ", "中文", "x1"]), min_size=0, max_size=16).map(
