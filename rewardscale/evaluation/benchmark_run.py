@@ -17,7 +17,7 @@ import polars as pl
 from rewardscale import atomic
 from rewardscale.config import ConfigError
 from rewardscale.data.chat import load_chat_tokenizer
-from rewardscale.evaluation import comparing, one_pass, outcomes
+from rewardscale.evaluation import comparing, eval_tables, one_pass, outcomes
 from rewardscale.evaluation.benchmarks.base import Benchmark
 from rewardscale.evaluation.benchmarks.registry import seven_average
 from rewardscale.evaluation.eval_tables import aligned
@@ -62,28 +62,42 @@ def evaluate(
 
     Raises ConfigError or DataError for what cannot be used.
     """
-    from rewardscale.evaluation import eval_page, eval_tables  # they draw
+    from rewardscale.evaluation import eval_figures, eval_page  # matplotlib is slow to import
 
     texts = union(benchmarks)
-    tables = [_rewards(model, texts, progress) for model in models]
-    matrices = [_matrices(table, texts, benchmarks) for table in tables]
+    tables = {model.name: _rewards(model, texts, progress) for model in models}
+    rewards = {name: _matrices(table, texts, benchmarks) for name, table in tables.items()}
+    found = {
+        name: {
+            b.name: outcomes.outcome(b, rewards[name][b.name], outcomes.Rows.of(table, texts.places[b.name]))
+            for b in benchmarks
+        }
+        for name, table in tables.items()
+    }
+    facts = {b.name: outcomes.facts(b) for b in benchmarks}
+    agreement = comparing.agree(benchmarks, rewards) if len(models) > 1 else {}
     record: dict[str, Any] = {
         "format": FORMAT,
         "texts": len(texts.ids),
-        "benchmarks": {b.name: outcomes.facts(b) for b in benchmarks},
+        "benchmarks": facts,
         "absent": dict(absent or {}),
         "models": [
-            _evaluated(model, table, texts, benchmarks, own)
-            for model, table, own in zip(models, tables, matrices, strict=True)
+            _described(model, tables[model.name], benchmarks, rewards[model.name])
+            | {"benchmarks": {name: one.record() for name, one in found[model.name].items()}}
+            for model in models
         ],
+        "comparisons": comparing.compare(benchmarks, rewards),
+        "agreement": {name: outcomes.as_json(table.to_dicts()) for name, table in agreement.items()},
+        "contamination": [] if corpus is None else comparing.contaminated(benchmarks, corpus, rewards),
     }
-    if len(models) > 1:
-        named = dict(zip([model.name for model in models], matrices, strict=True))
-        record["comparisons"] = comparing.compare(benchmarks, named)
-        record["agreement"] = comparing.agree(benchmarks, named)
+    control = {
+        name: {b: facts[b]["controls"][name] for b in facts if facts[b]["controls"][name] is not None}
+        for name in outcomes.CONTROLS
+    }
+    drawn = eval_figures.draw(benchmarks, found, control, agreement)
     workdir = Path(workdir)
     atomic.write_bytes(workdir / "eval.md", eval_tables.markdown(record).encode())
-    atomic.write_bytes(workdir / "eval.html", eval_page.html(record).encode())
+    atomic.write_bytes(workdir / "eval.html", eval_page.html(record, drawn).encode())
     atomic.write_json(workdir / "eval.json", record)
     return record
 
@@ -106,14 +120,10 @@ def _matrices(table: pl.DataFrame, texts: Texts, benchmarks: Sequence[Benchmark]
     return {b.name: texts.matrix(b.name, values) for b in benchmarks}
 
 
-def _evaluated(
-    model: Model,
-    table: pl.DataFrame,
-    texts: Texts,
-    benchmarks: Sequence[Benchmark],
-    rewards: Mapping[str, np.ndarray],
+def _described(
+    model: Model, table: pl.DataFrame, benchmarks: Sequence[Benchmark], rewards: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """What eval.json says of a model."""
+    """What eval.json says of a model besides its benchmarks."""
     average, why_not = seven_average([(b, rewards[b.name]) for b in benchmarks])
     errors = table.filter(pl.col("error").is_not_null())["error"].value_counts(sort=True)
     return {
@@ -128,10 +138,6 @@ def _evaluated(
         "errors": dict(errors.iter_rows()),
         "average": average,
         "average_note": why_not,
-        "benchmarks": {
-            b.name: outcomes.outcome(b, rewards[b.name], outcomes.Rows.of(table, texts.places[b.name]))
-            for b in benchmarks
-        },
     }
 
 

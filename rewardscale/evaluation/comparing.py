@@ -2,12 +2,17 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from rewardscale.data.comparison import DataError
+from rewardscale.data.corpus import open_corpus
 from rewardscale.evaluation import compare_models
 from rewardscale.evaluation.benchmarks.base import Benchmark
+from rewardscale.evaluation.contamination import contamination, corpus_prompts
 from rewardscale.evaluation.outcomes import as_json
 from rewardscale.evaluation.statistics import pair_margins
 
@@ -42,16 +47,35 @@ def compare(
 
 def agree(
     benchmarks: Sequence[Benchmark], rewards: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, list[dict[str, Any]]]:
-    """How alike each two models judge the pairs of a benchmark: benchmark -> rows of compare_models.MATRIX."""
+) -> dict[str, pl.DataFrame]:
+    """How alike each two models judge the pairs of a benchmark: benchmark -> compare_models.MATRIX."""
     out = {}
     for benchmark in benchmarks:
-        if not len(benchmark.pairs):
-            continue
-        margins = {
-            model: pair_margins(own[benchmark.name], benchmark.pairs) for model, own in rewards.items()
-        }
-        clusters = benchmark.clusters()[benchmark.pairs[:, 0]]
-        table = compare_models.agreement_matrix(margins, clusters)
-        out[benchmark.name] = as_json(table.to_dicts())
+        if len(benchmark.pairs):
+            margins = {m: pair_margins(own[benchmark.name], benchmark.pairs) for m, own in rewards.items()}
+            clusters = benchmark.clusters()[benchmark.pairs[:, 0]]
+            out[benchmark.name] = compare_models.agreement_matrix(margins, clusters)
+    return out
+
+
+def contaminated(
+    benchmarks: Sequence[Benchmark], directory: Path, rewards: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """A record a benchmark: its overlap with a corpus of training pairs, and each model's score on the clean items.
+
+    Args:
+      directory: of a corpus, or of a build that holds one.
+    """
+    folder = directory / "corpus" if (directory / "corpus" / "corpus.json").exists() else directory
+    if not (folder / "corpus.json").exists():
+        raise DataError(
+            f"{directory} holds no corpus (corpus.json): name the folder that rewardscale.build wrote"
+        )
+    out = []
+    for b, found in zip(
+        benchmarks, contamination(benchmarks, corpus_prompts(open_corpus(folder))), strict=True
+    ):
+        clean = found.clean.astype(np.float64)
+        scores = {m: float(b.scores(own[b.name], clean)[b.headline][0]) for m, own in rewards.items()}
+        out.append(as_json(found.record() | {"clean_scores": scores}))
     return out

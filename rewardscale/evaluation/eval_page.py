@@ -1,31 +1,56 @@
 """eval.html: what eval.json holds, on one page that loads and runs nothing."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rewardscale.data.describe import drawing
 from rewardscale.data.describe.html import Figures, Html, folded, link, page, table, text, tiles
+from rewardscale.evaluation import drawing as plots
 from rewardscale.evaluation import eval_tables
+from rewardscale.evaluation.eval_figures import Drawn
 from rewardscale.evaluation.eval_tables import percent
 from rewardscale.evaluation.published import published
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
 
 
-def html(record: Record) -> str:
-    """The whole document."""
+def html(record: Record, drawn: Iterable[Drawn]) -> str:
+    """The whole document, with figures as eval_figures.draw gives them."""
+    shown: dict[str, list[Html]] = {}
+    for section, name, caption, drawing_ in drawn:
+        shown.setdefault(section, []).append(_figure(name, caption, drawing_))
     names = " and ".join(model["name"] for model in record["models"])
     parts = [
         f"<h1>{text(names)}</h1><p class=kicker>reward-model benchmarks, all texts scored in one pass</p>",
         _opening(record),
-        _section("Scores", *(_scores(record, model) for model in record["models"])),
-        _section("Models compared", _compared(record)) if record.get("comparisons") else "",
-        _section("Beside published numbers", _published(record)),
+        _section("Scores", *shown.get("scores", ()), *(_scores(record, model) for model in record["models"])),
+        _section("Models compared", _compared(record, shown.get("agreement", ())))
+        if record["comparisons"]
+        else "",
+        _section("Beside published numbers", *shown.get("published", ()), _published(record)),
         _section("By category", _categories(record)),
+        _section("Style against substance", *shown.get("styles", ())),
+        _section("Best of N", *shown.get("best_of_n", ())),
+        _section("Calibration", _calibration(record, shown.get("calibration", ()))),
+        _section("Contamination", _contamination(record)) if record["contamination"] else "",
         _section("Left out", _left_out(record)),
         _section("Where it comes from", _provenance(record)),
     ]
     return page(f"{names}: benchmarks", "\n".join(part for part in parts if part), drawing.style())
+
+
+def _figure(name: str, caption: str, figure: Figure) -> Html:
+    """An inline SVG on white, for light and dark pages."""
+    svg = plots.svg(figure, name)
+    return Html(
+        f"<figure style='max-width:46rem'><div style='background:#fff;border-radius:6px;padding:.4rem'>"
+        f"{svg[svg.index('<svg') :]}</div><figcaption>{text(caption)}</figcaption></figure>"
+    )
 
 
 def _section(title: str, *parts: str) -> Html:
@@ -61,7 +86,7 @@ def _scores(record: Record, model: Record) -> Html:
     )
 
 
-def _compared(record: Record) -> Html:
+def _compared(record: Record, figures: Sequence[Html]) -> Html:
     out = table(eval_tables.COMPARISON_HEAD, _rows(eval_tables.comparison_rows(record), 2))
     rows = [
         [
@@ -71,12 +96,12 @@ def _compared(record: Record) -> Html:
             Figures(percent(one["agreement"])),
             Figures(_kappa(one)),
         ]
-        for name, found in record.get("agreement", {}).items()
+        for name, found in record["agreement"].items()
         for one in found
     ]
     alike = table(("models", "benchmark", "pairs", "judged alike, %", "kappa, 95 %"), rows)
     note = "Differences are paired: both models meet the same resampled prompts. McNemar's test flips whole clusters."
-    return Html(f"{out}<p class=soft>{text(note)}</p><h3>How alike they judge</h3>{alike}")
+    return Html(f"{out}<p class=soft>{text(note)}</p><h3>How alike they judge</h3>{alike}{''.join(figures)}")
 
 
 def _kappa(one: Record) -> str:
@@ -111,6 +136,79 @@ def _categories(record: Record) -> Html:
             inner += f"<p class=soft>Weights in the headline: {text(shown)}</p>"
         parts.append(folded(facts["shown_name"], inner))
     return Html("".join(parts))
+
+
+def _calibration(record: Record, figures: Sequence[Html]) -> Html:
+    rows = []
+    for model in record["models"]:
+        for name, facts in record["benchmarks"].items():
+            found = model["benchmarks"][name]["calibration"]
+            if found is None:
+                continue
+            raw, scaled = found["raw"], found["scaled"] or {}
+            rows.append(
+                [
+                    model["name"],
+                    facts["shown_name"],
+                    found["pairs"],
+                    raw["nll"],
+                    scaled.get("nll"),
+                    raw["brier"],
+                    scaled.get("brier"),
+                    Figures(percent(raw["ece_debiased"])),
+                    Figures(percent(scaled.get("ece_debiased"))),
+                    found["temperature"],
+                ]
+            )
+    head = (
+        "model",
+        "benchmark",
+        "pairs",
+        "NLL",
+        "scaled",
+        "Brier",
+        "scaled",
+        "ECE, %",
+        "scaled",
+        "temperature",
+    )
+    note = (
+        "scaled: after one temperature, fitted on other clusters than it is judged on. ECE is less what noise adds. "
+        "NLL in nats a pair."
+    )
+    return Html(
+        table(head, rows)
+        + f"<p class=soft>{text(note)}</p>"
+        + folded("Reliability diagrams", "".join(figures))
+    )
+
+
+def _contamination(record: Record) -> Html:
+    names = [model["name"] for model in record["models"]]
+    rows = [
+        [
+            record["benchmarks"][one["benchmark"]]["shown_name"],
+            one["items"],
+            one["prompt_items"],
+            Figures(percent(one["prompt_share"])),
+            one["response_items"],
+            one["short_prompts"],
+            *(Figures(percent(one["clean_scores"][name])) for name in names),
+        ]
+        for one in record["contamination"]
+    ]
+    head = ("benchmark", "items", "prompts met", "%", "responses met", "too short to tell")
+    examples = [
+        [one["benchmark"], e["item"], e["where"], e["words"], e["row"]]
+        for one in record["contamination"]
+        for e in one["examples"]
+    ]
+    note = "Met: 13 words in a row that stand in the training corpus too. Last: scores on the items that share none."
+    return Html(
+        table((*head, *(f"{name}, clean items" for name in names)), rows)
+        + f"<p class=soft>{text(note)}</p>"
+        + folded("Examples", table(("benchmark", "item", "where", "words", "corpus row"), examples))
+    )
 
 
 def _left_out(record: Record) -> Html:

@@ -26,6 +26,7 @@ from rewardscale import atomic
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import Item
+from rewardscale.evaluation import controls
 from rewardscale.evaluation.identity import model_folder, model_hash
 from rewardscale.evaluation.texts import Group, Texts
 
@@ -373,10 +374,10 @@ class _Model:
 
 
 class _Control:
-    """A pseudo-model: a reward is a function of a response's text or id."""
+    """A pseudo-model: a reward is a function of the texts."""
 
-    def __init__(self, reward: Callable[[str, str], float]):
-        self._reward = reward
+    def __init__(self, rewards: Callable[[Group], Sequence[float]]):
+        self._rewards = rewards
 
     def prepare(self, groups: Sequence[Group]) -> Ready:
         return []
@@ -385,19 +386,16 @@ class _Control:
         return 0
 
     def score(self, groups: Sequence[Group], ready: Ready, done: Callable[[int], None]) -> pl.DataFrame:
-        rewards = [self._reward(r, t) for g in groups for r, t in zip(g.responses, g.ids, strict=True)]
-        none = {
-            "tokens": [None] * len(rewards),
-            "truncated": [False] * len(rewards),
-            "error": [None] * len(rewards),
-        }
+        rewards = [reward for group in groups for reward in self._rewards(group)]
+        rows = len(rewards)
+        none = {"tokens": [None] * rows, "truncated": [False] * rows, "error": [None] * rows}
         return pl.DataFrame({**_columns(groups), "reward": rewards, **none}, schema=SCHEMA)
 
 
 def _control(name: str) -> _Control:
     if name == CONTROLS[0]:
-        return _Control(lambda response, text: float(len(response)))
-    return _Control(lambda response, text: int(text[:6], 16) / 2**24)
+        return _Control(lambda group: [float(len(response)) for response in group.responses])
+    return _Control(lambda group: controls.random_rewards(group.prompt, group.responses))
 
 
 def _columns(groups: Sequence[Group]) -> dict[str, list[str]]:

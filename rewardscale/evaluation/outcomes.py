@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rewardscale.evaluation import calibration, controls, resampling
+from rewardscale.evaluation import best_of_n, calibration, controls, resampling
 from rewardscale.evaluation.benchmarks.base import Benchmark
+from rewardscale.evaluation.best_of_n import BestOfN
+from rewardscale.evaluation.calibration import Calibration
+from rewardscale.evaluation.resampling import Interval
 from rewardscale.evaluation.statistics import pair_margins
 
+CONTROLS = ("length-only", "random")
 MOST_CALIBRATED = 200_000  # pairs that calibration is told of; of more, those of the first items
 
 
@@ -62,13 +66,48 @@ def facts(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _controls(benchmark: Benchmark) -> dict[str, np.ndarray]:
-    return {
-        "length-only": controls.length_control(benchmark),
-        "random": controls.random_control(benchmark),
-    }
+    both = (controls.length_control(benchmark), controls.random_control(benchmark))
+    return dict(zip(CONTROLS, both, strict=True))
 
 
-def outcome(benchmark: Benchmark, rewards: np.ndarray, rows: Rows) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A model on a benchmark.
+
+    Attributes:
+      headline: name of the score that stands for all. scores: each with its interval; none where no item was scored.
+      counts: of items, texts and pairs. unscored: items without a score, by reason.
+      calibration: of its pairs; left_out: pairs that it was not told of. best_of: where responses have a quality.
+    """
+
+    headline: str
+    scores: Mapping[str, Interval]
+    counts: Mapping[str, int]
+    unscored: Mapping[str, int]
+    calibration: Calibration | None
+    left_out: int
+    best_of: BestOfN | None
+
+    @property
+    def score(self) -> Interval:
+        """The headline."""
+        nothing = Interval(math.nan, None, None, None, 0, 0, "nothing scored")
+        return self.scores.get(self.headline, nothing)
+
+    def record(self) -> dict[str, Any]:
+        """For eval.json."""
+        found = as_json(self.calibration)
+        return {
+            "score": as_json(self.score),
+            "scores": as_json(self.scores),
+            **self.counts,
+            "unscored": dict(self.unscored),
+            "calibration": found and found | {"left_out": self.left_out},
+            "best_of_n": as_json(self.best_of),
+        }
+
+
+def outcome(benchmark: Benchmark, rewards: np.ndarray, rows: Rows) -> Outcome:
     """A model's scores on a benchmark with their intervals, ties, truncations, and what was not scored.
 
     Args:
@@ -77,24 +116,24 @@ def outcome(benchmark: Benchmark, rewards: np.ndarray, rows: Rows) -> dict[str, 
     scored = benchmark.scored(rewards)
     margin = pair_margins(rewards, benchmark.pairs)
     margin = margin[np.isfinite(margin) & scored[benchmark.pairs[:, 0]]]
-    if scored.any():
-        scores = as_json(resampling.score_intervals(benchmark, rewards))
-    else:
-        scores = {benchmark.headline: {"estimate": None, "low": None, "high": None, "note": "nothing scored"}}
-    return {
-        "score": scores[benchmark.headline],
-        "scores": scores,
-        "scored": int(scored.sum()),
-        "items_truncated": int((rows.truncated.any(axis=1) & scored).sum()),
-        "texts_truncated": int(rows.truncated.sum()),
-        "unscored": _reasons(rows, scored),
-        "pairs": len(margin),
-        "ties": int((margin == 0).sum()),
-        "calibration": calibrated(benchmark, rewards),
-    }
+    return Outcome(
+        headline=benchmark.headline,
+        scores=resampling.score_intervals(benchmark, rewards) if scored.any() else {},
+        counts={
+            "scored": int(scored.sum()),
+            "items_truncated": int((rows.truncated.any(axis=1) & scored).sum()),
+            "texts_truncated": int(rows.truncated.sum()),
+            "pairs": len(margin),
+            "ties": int((margin == 0).sum()),
+        },
+        unscored=_reasons(rows, scored),
+        calibration=calibrated(benchmark, rewards),
+        left_out=max(0, len(benchmark.pairs) - MOST_CALIBRATED),
+        best_of=chosen_of(benchmark, rewards),
+    )
 
 
-def calibrated(benchmark: Benchmark, rewards: np.ndarray) -> dict[str, Any] | None:
+def calibrated(benchmark: Benchmark, rewards: np.ndarray) -> Calibration | None:
     """Calibration of a benchmark's pairs, by subset and by length; None where it has no pair."""
     pairs = benchmark.pairs[:MOST_CALIBRATED]
     margin = pair_margins(rewards, pairs)
@@ -106,8 +145,18 @@ def calibrated(benchmark: Benchmark, rewards: np.ndarray) -> dict[str, Any] | No
     subsets = np.array([one.subset for one in benchmark.items])[item]
     if len(np.unique(subsets)) > 1:
         groups["domain"] = subsets
-    found = calibration.calibrate(margin, benchmark.clusters()[item], groups)
-    return as_json(found) | {"left_out": len(benchmark.pairs) - len(pairs)}
+    return calibration.calibrate(margin, benchmark.clusters()[item], groups)
+
+
+def chosen_of(benchmark: Benchmark, rewards: np.ndarray) -> BestOfN | None:
+    """Best-of-N up to the most responses that nine tenths of the items have; None without labels of single responses."""
+    if benchmark.quality is None:
+        return None
+    counts = np.isfinite(benchmark.quality).sum(axis=1)
+    most = int(np.quantile(counts, 0.1, method="lower"))
+    if most < 2 or not benchmark.scored(rewards).any():
+        return None
+    return best_of_n.curve(rewards, benchmark.quality, benchmark.clusters(), most=most)
 
 
 def as_json(value: Any) -> Any:

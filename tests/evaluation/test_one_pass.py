@@ -17,6 +17,7 @@ from rewardscale.config import ConfigError
 from rewardscale.data.comparison import Message
 from rewardscale.evaluation import one_pass
 from rewardscale.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Scores, ratio
+from rewardscale.evaluation.controls import random_control
 from rewardscale.evaluation.identity import model_hash
 from rewardscale.evaluation.one_pass import Settings, read_rewards, score_texts
 from rewardscale.evaluation.reward_scorer import RewardScorer
@@ -199,6 +200,10 @@ def test_controls_are_models_that_read_lengths_or_nothing(tmp_path: Path) -> Non
     lengths = {one: len(r) for g in texts.groups for one, r in zip(g.ids, g.responses, strict=True)}
     assert rewards(table) == lengths
     drawn = score_texts(texts, Settings("control:random"), tmp_path / "random")["reward"].to_numpy()
+    values = np.array([dict(zip(table["text"], drawn, strict=True))[one] for one in texts.ids])
+    np.testing.assert_array_equal(  # the random control of every benchmark, as float32
+        texts.matrix("first", values), random_control(FIRST).astype(np.float32).astype(np.float64)
+    )
     again = score_texts(texts, Settings("control:random", chunk_texts=3), tmp_path / "again")[
         "reward"
     ].to_numpy()
