@@ -32,9 +32,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rewardscale.cli import exit_code
-from rewardscale.config import ConfigError
+from rewardscale.config import DATA_VARIABLE, ConfigError
 from rewardscale.evaluation.flags import add_scoring_flags
-from rewardscale.sweeps.sweep import DATA_VARIABLE
 
 SOME_UNSCORED = 3
 _SETTINGS = ("mesh", "dtype", "max_length", "too_long", "allow_special_text", "batch_tokens", "chunk_texts")

@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from rewardscale.cli import exit_code
-from rewardscale.config import TrainConfig
+from rewardscale.config import DATA_VARIABLE, TrainConfig
 from rewardscale.evaluation.eval_tables import terminal
 from rewardscale.sweeps import configfile
-from rewardscale.sweeps.sweep import DATA_VARIABLE
 
 if TYPE_CHECKING:
     from rewardscale.training.finetune import Outcome
@@ -53,7 +52,9 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     def progress(what: str, done: int, total: int) -> None:
         unit = {"training": " steps", "benchmarks": " characters"}.get(what, " rows")
-        bar = bars.setdefault(what, tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=0.5))
+        bar = bars.setdefault(
+            what, tqdm(total=total, desc=what, unit=unit, unit_scale=what == "benchmarks", delay=0.5)
+        )
         bar.update(done - bar.n)
 
     try:

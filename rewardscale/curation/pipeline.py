@@ -53,7 +53,10 @@ def run(
         other = without_people(config, workdir)
         if other is not None:
             _pass(other[0], inputs, other[1], workdir / "calls", show)
-        where = {"directory": str(inputs.corpus.directory.resolve()), "fingerprint": inputs.corpus.fingerprint}
+        where = {
+            "directory": str(inputs.corpus.directory.resolve()),
+            "fingerprint": inputs.corpus.fingerprint,
+        }
         atomic.write_json(workdir / "corpus.json", where)
         write_level(workdir / "evaluation", outcomes.gold_validation(inputs, config, workdir))
         made = [

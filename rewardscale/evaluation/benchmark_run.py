@@ -64,6 +64,7 @@ def evaluate(
     """
     from rewardscale.evaluation import eval_figures, eval_page  # matplotlib is slow to import
 
+    against = None if corpus is None else comparing.training_corpus(corpus)
     texts = union(benchmarks)
     tables = {model.name: _rewards(model, texts, progress) for model in models}
     rewards = {name: _matrices(table, texts, benchmarks) for name, table in tables.items()}
@@ -88,7 +89,7 @@ def evaluate(
         ],
         "comparisons": comparing.compare(benchmarks, rewards),
         "agreement": {name: outcomes.as_json(table.to_dicts()) for name, table in agreement.items()},
-        "contamination": [] if corpus is None else comparing.contaminated(benchmarks, corpus, rewards),
+        "contamination": [] if against is None else comparing.contaminated(benchmarks, against, rewards),
     }
     control = {
         name: {b: facts[b]["controls"][name] for b in facts if facts[b]["controls"][name] is not None}

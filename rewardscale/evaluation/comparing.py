@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale.data.comparison import DataError
-from rewardscale.data.corpus import open_corpus
+from rewardscale.data.corpus import Corpus, open_corpus
 from rewardscale.evaluation import compare_models
 from rewardscale.evaluation.benchmarks.base import Benchmark
 from rewardscale.evaluation.contamination import contamination, corpus_prompts
@@ -59,23 +59,22 @@ def agree(
 
 
 def contaminated(
-    benchmarks: Sequence[Benchmark], directory: Path, rewards: Mapping[str, Mapping[str, np.ndarray]]
+    benchmarks: Sequence[Benchmark], corpus: Corpus, rewards: Mapping[str, Mapping[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """A record a benchmark: its overlap with a corpus of training pairs, and each model's score on the clean items.
+    """A record a benchmark: its overlap with a corpus of training pairs, and each model's score on the clean items."""
+    out = []
+    for b, found in zip(benchmarks, contamination(benchmarks, corpus_prompts(corpus)), strict=True):
+        clean = found.clean.astype(np.float64)
+        scores = {m: float(b.scores(own[b.name], clean)[b.headline][0]) for m, own in rewards.items()}
+        out.append(as_json(found.record() | {"clean_scores": scores}))
+    return out
 
-    Args:
-      directory: of a corpus, or of a build that holds one.
-    """
+
+def training_corpus(directory: Path) -> Corpus:
+    """The corpus of a folder, or of a build that holds one. Raises DataError where there is none."""
     folder = directory / "corpus" if (directory / "corpus" / "corpus.json").exists() else directory
     if not (folder / "corpus.json").exists():
         raise DataError(
             f"{directory} holds no corpus (corpus.json): name the folder that rewardscale.build wrote"
         )
-    out = []
-    for b, found in zip(
-        benchmarks, contamination(benchmarks, corpus_prompts(open_corpus(folder))), strict=True
-    ):
-        clean = found.clean.astype(np.float64)
-        scores = {m: float(b.scores(own[b.name], clean)[b.headline][0]) for m, own in rewards.items()}
-        out.append(as_json(found.record() | {"clean_scores": scores}))
-    return out
+    return open_corpus(folder)

@@ -169,7 +169,8 @@ def _claim(directory: Path, identity: dict[str, Any], settings: Settings) -> Non
         before = json.loads(path.read_text())["identity"]
         if before == identity:
             return
-        if not settings.overwrite:
+        empty = not (directory / TABLE).exists() and not any((directory / PARTS).glob("[0-9]*.parquet"))
+        if not settings.overwrite and not empty:
             other = ", ".join(sorted(k for k in before | identity if before.get(k) != identity.get(k)))
             raise ConfigError(
                 f"{directory} holds rewards of another model or other settings (they differ in: {other}); name another "

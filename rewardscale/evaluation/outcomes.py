@@ -149,7 +149,7 @@ def calibrated(benchmark: Benchmark, rewards: np.ndarray) -> Calibration | None:
 
 
 def chosen_of(benchmark: Benchmark, rewards: np.ndarray) -> BestOfN | None:
-    """Best-of-N up to the most responses that nine tenths of the items have; None without labels of single responses."""
+    """Best-of-N up to as many responses as nine tenths of the items have; None without labels of single ones."""
     if benchmark.quality is None:
         return None
     counts = np.isfinite(benchmark.quality).sum(axis=1)

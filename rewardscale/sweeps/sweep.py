@@ -13,13 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from rewardscale import atomic
-from rewardscale.config import SweepConfig, to_mapping
+from rewardscale.config import DATA_VARIABLE, SweepConfig, to_mapping
 from rewardscale.sweeps import benchmarks, datasets, grid, results
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps.executors import local
 from rewardscale.training.tracker import SWEEP_FILES, Wandb
-
-DATA_VARIABLE = "REWARDSCALE_DATA"
 
 
 @dataclasses.dataclass(frozen=True)
