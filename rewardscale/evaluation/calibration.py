@@ -15,7 +15,6 @@ from scipy import special
 from rewardscale.data.comparison import DataError
 from rewardscale.data.describe.frames import wilson
 from rewardscale.evaluation import resampling, statistics
-from rewardscale.evaluation.benchmarks.base import Scores, ratio
 from rewardscale.evaluation.resampling import RESAMPLES, Interval
 
 BINS = 10
@@ -268,8 +267,4 @@ def _intervals(
         after = {"nll": np.logaddexp(0.0, -scaled), "brier": _brier(scaled)}
         each |= {f"{name}_scaled": values for name, values in after.items()}
         each |= {f"{name}_gain": each[name] - values for name, values in after.items()}
-
-    def formula(weights: np.ndarray) -> Scores:
-        return {name: ratio(values, weights) for name, values in each.items()}
-
-    return resampling.intervals(formula, clusters, resamples, seed)
+    return resampling.mean_intervals(each, clusters, resamples, seed)

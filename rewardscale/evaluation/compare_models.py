@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy import signal, stats
 
 from rewardscale.evaluation import resampling, statistics
 from rewardscale.evaluation.benchmarks.base import Benchmark, Scores
@@ -77,15 +77,16 @@ def mcnemar(margin_one: np.ndarray, margin_other: np.ndarray, clusters: np.ndarr
 def sign_flip(differences: np.ndarray) -> tuple[float, float]:
     """(p, mid-p), two-sided, that a sum of int64 [n] differences is as large if each has either sign by a fair coin.
 
-    Exact: the distribution is the convolution of one binomial for each size of difference. With differences of 1 this
-    is McNemar's exact test. The null hypothesis is that within a cluster the two models are exchangeable.
+    Exact, but for rounding to about 1e-14 where sums are large: the distribution is the convolution of one binomial for
+    each size of difference. With differences of 1 this is McNemar's exact test. The null hypothesis is that within a
+    cluster the two models are exchangeable.
     """
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     chances = np.ones(1)  # of the sum's values -total, ..., total
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         own = np.zeros(2 * size * count + 1)
         own[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, own)
+        chances = np.maximum(signal.convolve(chances, own), 0)  # of many by FFT, to about 1e-16
     total = len(chances) // 2
     seen = abs(int(differences.sum()))
     beyond = 2 * float(chances[total + seen + 1 :].sum())
@@ -129,17 +130,17 @@ def agreement_matrix(
     records = []
     for (one, a), (other, b) in itertools.combinations(margins.items(), 2):
         both = np.isfinite(a) & np.isfinite(b)
-        cell = np.where(both, 3 * np.sign(a) + np.sign(b) + 4, 0).astype(np.int64)
-        table = np.eye(9)[cell] * both[:, None]
+        cell = (3 * np.sign(a[both]) + np.sign(b[both]) + 4).astype(np.int64)
+        sums = resampling.cluster_sums(np.eye(9)[cell], clusters[both])
 
-        def formula(weights: np.ndarray, table: np.ndarray = table) -> Scores:
-            tables = (weights @ table).reshape(-1, 3, 3)
+        def formula(weights: np.ndarray, sums: np.ndarray = sums) -> Scores:
+            tables = (weights @ sums).reshape(-1, 3, 3)
             total = tables.sum((1, 2))
             alike = np.trace(tables, axis1=1, axis2=2)
             share = np.divide(alike, total, out=np.full(len(total), np.nan), where=total > 0)
             return {"agreement": share, "kappa": statistics.kappa(tables)}
 
-        found = resampling.intervals(formula, clusters, resamples, seed, used=both)
+        found = resampling.intervals(formula, np.arange(len(sums)), resamples, seed)
         row = {"one": one, "other": other, "pairs": int(both.sum()), "clusters": found["kappa"].clusters}
         for name, value in found.items():
             row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}

@@ -70,6 +70,14 @@ def test_sign_flips_against_all_of_them(differences: list[int]) -> None:
     assert mid == pytest.approx(np.mean([(s > seen) + (s == seen) / 2 for s in sums]))
 
 
+def test_sign_flips_of_many_large_differences() -> None:
+    random = np.random.default_rng(0)
+    differences = random.integers(-60, 61, 3_000)
+    p, mid = compare_models.sign_flip(differences)
+    z = abs(differences.sum()) / np.sqrt((differences**2).sum())
+    assert p == pytest.approx(2 * stats.norm.sf(z), rel=0.02) and mid < p
+
+
 def test_the_clustered_test_keeps_its_level() -> None:
     """Two equal models whose difference is shared by the pairs of a prompt."""
     random = np.random.default_rng(0)

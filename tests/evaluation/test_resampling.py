@@ -83,6 +83,22 @@ def test_the_quantiles_reach_as_far_as_students() -> None:
     assert found.se == pytest.approx(stats.sem(values), rel=0.02)
 
 
+def test_sums_of_clusters_are_resampled_as_their_items_are() -> None:
+    random = np.random.default_rng(0)
+    values, clusters = random.normal(size=(2, 90)), random.integers(0, 12, 90)
+    quick = resampling.mean_intervals({"a": values[0], "b": values[1]}, clusters, 300)
+    slow = resampling.intervals(lambda w: {"a": ratio(values[0], w), "b": ratio(values[1], w)}, clusters, 300)
+    for name in "ab":
+        one, other = quick[name], slow[name]
+        assert (one.estimate, one.low, one.high, one.se) == pytest.approx(
+            (other.estimate, other.low, other.high, other.se)
+        )
+        assert (one.clusters, one.items) == (other.clusters, other.items) == (12, 90)
+    np.testing.assert_allclose(
+        resampling.cluster_sums(values.T, clusters)[3], values[:, clusters == 3].sum(axis=1)
+    )
+
+
 def test_why_there_is_no_interval() -> None:
     def of(right: list[float], clusters: list[int]) -> Interval:
         scores = np.array(right, float)
