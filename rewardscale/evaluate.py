@@ -71,6 +71,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
         bar.update(done - bar.n)
         bar.set_postfix_str(beside, refresh=False)
+        if done == total:
+            bar.close()
 
     try:
         record = benchmark_run.evaluate(

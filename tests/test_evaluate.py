@@ -91,7 +91,7 @@ def test_a_model_on_three_sets_from_files_to_the_report(capsys, models, data: Pa
     # What stands beside it.
     bench = registry.load("rm-bench", data)
     assert record["benchmarks"]["rm-bench"]["shown_name"] == bench.shown_name == "RM-Bench 43/1,327"
-    assert f"{bench.shown_name} " in out and "length-only" in out and "3 %" in out
+    assert f"{bench.shown_name} " in out and "length-only" in out and "3.2 %" in out
     assert model["average"] is None and "no mean of the seven: " in out
     assert model["benchmarks"]["lists.jsonl"]["best_of_n"]["n"] == [1, 2, 3, 4]
     assert model["benchmarks"]["rm-bench"]["calibration"]["pairs"] == 43 * 9

@@ -1,5 +1,6 @@
 """The tables of an evaluation, from what eval.json holds: for the terminal, for eval.md and for eval.html."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,9 +52,11 @@ def _of(part: int, whole: int) -> str:
 
 def _present(facts: Record) -> str:
     """The share of the official set that was read."""
-    if not facts["expected"]:
-        return "all" if facts["whole"] else f"{sum(facts['missing'].values()):,} left out"
-    return "all" if facts["whole"] else f"{100 * facts['items'] / facts['expected']:.0f} %"
+    if facts["whole"]:
+        return "all"
+    if facts["expected"] in (0, facts["items"]):  # parts of items, or records that were none
+        return f"{sum(facts['missing'].values()):,} left out"
+    return f"{math.floor(1000 * facts['items'] / facts['expected']) / 10:g} %"
 
 
 def seven_table(record: Record) -> Table:
