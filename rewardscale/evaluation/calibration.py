@@ -69,7 +69,8 @@ class Calibration:
       pairs, clusters: counts. unscored: pairs left out because a response has no reward.
       raw, scaled: scores as they are and at temperatures of the other half; `scaled` is None where `note` says why.
       temperatures: of the two halves, each fitted on it and used on the other.
-      temperature: fitted on all pairs, the one to keep with the model; None if all pairs are right.
+      temperature: fitted on all pairs, the one to keep with the model; None where no finite one fits best, for all
+        pairs are right, or the margins are not above 0 on average.
       intervals: of "nll", "brier" raw, with "_scaled" at the temperatures found, with "_gain" raw less scaled.
       groups: grouping ("domain", "length") -> group -> (raw, scaled), at the same temperatures.
     """
@@ -126,7 +127,7 @@ def calibrate(
         raw=raw,
         scaled=after,
         temperatures=temperatures,
-        temperature=None if _all_right(kept) else statistics.fit_temperature(kept),
+        temperature=None if _all_right(kept) or kept.mean() <= 0 else statistics.fit_temperature(kept),
         intervals=_intervals(kept, scaled, drawn, resamples, seed),
         groups=by_group,
         note=note,

@@ -105,15 +105,15 @@ def scores(
 def reliability(calibration: Calibration, name: str = "") -> Figure:
     """Share of right pairs against claimed confidence, raw and at the cross-fitted temperature."""
     sides = [("as trained", calibration.raw)]
-    if calibration.scaled is not None and calibration.temperature is not None:
-        sides.append((f"at temperature {calibration.temperature:.3g}", calibration.scaled))
+    if calibration.scaled is not None and calibration.temperatures is not None:
+        sides.append(("at temperatures {:.3g}, {:.3g}".format(*calibration.temperatures), calibration.scaled))
     floor = min(0.5, *(bin_.low for _, side in sides for bin_ in side.bins))
     with look():
         width = 0.85 + 3.0 * len(sides)
         figure, grid = panels(len(sides), 2.5, left=0.62, right=0.22, top=0.32, gap=0.35, width=width)
         for axes, (title, side) in zip(grid, sides, strict=True):
             _reliability(axes, side, floor)
-            axes.set_title(f"{short(name)}: {title}" if name else title, loc="left", pad=5)
+            axes.set_title(f"{short(name, 18)}: {title}" if name else title, loc="left", pad=5)
             axes.tick_params(labelleft=axes is grid[0])
         grid[0].set_ylabel("share right")
     return figure

@@ -158,10 +158,13 @@ def test_a_scale_is_found_and_mended() -> None:
 def test_what_cannot_be_calibrated() -> None:
     with pytest.raises(DataError, match="none of 3 pairs"):
         calibration.calibrate(np.full(3, np.nan), np.arange(3))
-    one = calibration.calibrate(np.array([1.0, -2.0, 0.5]), np.zeros(3))
+    one = calibration.calibrate(np.array([1.0, -2.0, 1.5]), np.zeros(3))
     assert one.scaled is None and "one cluster" in one.note and one.temperature
     right = calibration.calibrate(np.array([1.0, 2.0, 0.5, 0.0]), np.arange(4))
     assert right.scaled is None and "are right" in right.note and right.temperature is None
+    wrong = calibration.calibrate(-margins_of(0, 200), np.arange(200))
+    assert wrong.temperature is None and wrong.scaled is not None
+    assert wrong.scaled.nll == pytest.approx(np.log(2), rel=1e-3)
     assert right.raw.accuracy == 0.875 and "nll_gain" not in right.intervals
 
 

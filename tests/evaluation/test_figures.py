@@ -63,7 +63,7 @@ def draw(kind: str):
 
 KINDS = {
     "scores": ["RM-Bench 798/1,327", "a plain set", "longer is better", "another, larger model"],
-    "reliability": ["at temperature 2.", "as trained", "debiased", "1,500 pairs"],
+    "reliability": ["at temperatures 2.", "as trained", "debiased", "1,500 pairs"],
     "best_of": ["oracle", "random", "share right", "length only &lt;&amp;&gt;", "64"],
     "goodhart": ["gold reward", "its peak", "a small model"],
     "style_matrix": ["42.0", "style of the wrong answer", "markdown", "–"],
