@@ -29,10 +29,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rewardscale.cli import exit_code
-from rewardscale.config import ConfigError
+from rewardscale.config import DATA_VARIABLE, ConfigError
 from rewardscale.config.curation import CurationConfig
 from rewardscale.sweeps import configfile
-from rewardscale.sweeps.sweep import DATA_VARIABLE
 
 WAITING = 3
 _LOOK_AGAIN = 30.0  # seconds

@@ -9,6 +9,7 @@ A bare file name is looked for in configs/. Any value of the config can be overr
 or type is answered with the nearest right one:
 
     --config.sweep.draws=5 --config.sweep.pairs=300,3000 --config.runtime.workers=1
+    --config.benchmarks=rm-bench,llmbar    each transformer scores them too (real text only); rows of results.parquet
 
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
 figures/, report.html. Kill it whenever you like; the same command goes on where it stopped. The exit

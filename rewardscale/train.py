@@ -10,12 +10,16 @@ chat messages as in public preference sets. A model that has a reward head keeps
 model gets a fresh head. Any value of the config can be overridden, and a wrong key is answered with the nearest right
 one: --config.recipe.learning_rate=1e-5 --config.runtime.mesh=2,2,2.
 
+--config.benchmarks=rm-bench,llmbar --data_dir=DIR evaluates the trained model as rewardscale.evaluate does, into
+evaluation/; benchmarks can be added to a training that is finished.
+
 Everything lands in --workdir (default runs/<name>); the trained model in its folder model/, ready for
 AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it whenever you like; the same
 command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +27,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from rewardscale.cli import exit_code
-from rewardscale.config import TrainConfig
+from rewardscale.config import DATA_VARIABLE, TrainConfig
+from rewardscale.evaluation.eval_tables import terminal
 from rewardscale.sweeps import configfile
 
 if TYPE_CHECKING:
@@ -42,15 +47,18 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     workdir = options.workdir or Path("runs") / config.name
+    data_dir = options.data_dir or (Path(os.environ[DATA_VARIABLE]) if DATA_VARIABLE in os.environ else None)
     bars: dict[str, tqdm] = {}
 
     def progress(what: str, done: int, total: int) -> None:
-        unit = " steps" if what == "training" else " rows"
-        bar = bars.setdefault(what, tqdm(total=total, desc=what, unit=unit, delay=0.5))
+        unit = {"training": " steps", "benchmarks": " characters"}.get(what, " rows")
+        bar = bars.setdefault(
+            what, tqdm(total=total, desc=what, unit=unit, unit_scale=what == "benchmarks", delay=0.5)
+        )
         bar.update(done - bar.n)
 
     try:
-        outcome = finetune.finetune(config, workdir, progress=progress)
+        outcome = finetune.finetune(config, workdir, data_dir=data_dir, progress=progress)
     except Interrupted as reason:
         print(f"{reason}; the same command goes on where this one stopped", file=sys.stderr)
         return 130
@@ -77,6 +85,8 @@ def closing(outcome: "Outcome", workdir: Path) -> str:
         lines.append(
             f"validation: {seen['pairs']:,} pairs, accuracy {seen['accuracy']:.4f}, log-loss {seen['loss']:.4f} nats"
         )
+    if outcome.evaluation:
+        lines += [terminal(outcome.evaluation), f"report  {workdir / 'evaluation' / 'eval.html'}"]
     lines.append(f"model   {outcome.directory}")
     return "\n".join(lines)
 
@@ -93,6 +103,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         help="a config file; a bare name is looked for in configs/",
     )
     parser.add_argument("--workdir", type=Path, help="folder for everything (default: runs/<config.name>)")
+    parser.add_argument(
+        "--data_dir", type=Path, metavar="DIR",
+        help=f"folder of the benchmarks' data (default: the environment variable {DATA_VARIABLE}, or the hub)",
+    )  # fmt: skip
     return configfile.parse_arguments(parser, arguments, example="--config.recipe.learning_rate=1e-5")
 
 

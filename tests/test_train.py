@@ -265,3 +265,27 @@ def test_transformers_gives_the_rewards_of_what_was_trained(
     ours = sequences.rewards(checkpoint.model, params, texts)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     assert ours[0] > ours[1]
+
+
+def test_the_model_is_evaluated_on_benchmarks_named_now_or_later(tmp_path: Path) -> None:
+    workdir, data = tmp_path / "run", write_pairs(tmp_path / "pairs.jsonl", 64)
+    first, second = (
+        write_pairs(tmp_path / f"{name}.jsonl", 40, seed) for seed, name in ((5, "one"), (6, "two"))
+    )
+    values = {"model": "w16", "tokenizer": llama3_directory(tmp_path / "tokenizer"), "data": data}
+    missing = run(workdir, **values, benchmarks="no-such-set")
+    assert missing.returncode == 2 and "no benchmark is named 'no-such-set'" in missing.stderr
+    assert not (workdir / "run").exists()  # said before any training
+    done = run(workdir, **values, benchmarks=first)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "one.jsonl" in done.stdout and f"report  {workdir / 'evaluation' / 'eval.html'}" in done.stdout
+    trained_once = weights(workdir / "model"), [p.name for p in (workdir / "run").iterdir()]
+    before = json.loads((workdir / "evaluation" / "eval.json").read_text())["models"][0]["benchmarks"]
+    assert before["one.jsonl"]["scored"] == 40
+    again = run(workdir, **values, benchmarks=f"{first},{second}")
+    assert again.returncode == 0, again.stderr[-3000:]
+    after = json.loads((workdir / "evaluation" / "eval.json").read_text())["models"][0]["benchmarks"]
+    assert set(after) == {"one.jsonl", "two.jsonl"} and after["one.jsonl"] == before["one.jsonl"]
+    assert [p.name for p in (workdir / "run").iterdir()] == trained_once[1]  # the same run id
+    for name, values_ in weights(workdir / "model").items():
+        np.testing.assert_array_equal(values_, trained_once[0][name])

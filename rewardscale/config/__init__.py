@@ -7,6 +7,7 @@ apart from `Runtime`, which says how the hardware is used and never enters a run
 
 from rewardscale.config.base import ADDED, SCIENCE_VERSION, ConfigError, content_hash, science, to_mapping
 from rewardscale.config.data import (
+    DATA_VARIABLE,
     DataConfig,
     LinearConfig,
     ObjectiveConfig,
@@ -21,6 +22,7 @@ from rewardscale.config.training import ATTENTION, REMAT, Recipe, Runtime, Stora
 __all__ = [
     "ADDED",
     "ATTENTION",
+    "DATA_VARIABLE",
     "KERNELS",
     "REMAT",
     "SCIENCE_VERSION",

@@ -5,6 +5,8 @@ import math
 
 from rewardscale.config.base import ConfigError, choice, positive
 
+DATA_VARIABLE = "REWARDSCALE_DATA"  # of the environment: the folder of real data sets
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:

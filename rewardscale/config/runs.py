@@ -41,6 +41,8 @@ class SweepConfig:
       recipe: how transformers are trained; `learning_rates` sets the peak rate a model name.
       convex: how convex models are fitted.
       seed: enters permutations, initialisations and orders of all runs.
+      benchmarks: what every transformer scores when it is trained (names of `rewardscale.evaluate`); no run id
+        depends on it.
     """
 
     name: str = "sweep"
@@ -51,6 +53,7 @@ class SweepConfig:
     recipe: Recipe = Recipe()
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     convex: ConvexConfig = ConvexConfig()
+    benchmarks: tuple[str, ...] = ()
     runtime: Runtime = Runtime()
 
 
@@ -67,6 +70,7 @@ class TrainConfig:
         public set (docs/corpus.md).
       fresh_head: draw a new head although the model has one.
       export_dtype: of the weights written at the end, "float32" or "bfloat16".
+      benchmarks: what the trained model is evaluated on at the end (names of `rewardscale.evaluate`).
       seed: of the order, the head and the adapters.
     """
 
@@ -77,6 +81,7 @@ class TrainConfig:
     pad_token: str = ""
     data: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
     fresh_head: bool = False
     export_dtype: str = "bfloat16"
     seed: int = 0

@@ -5,9 +5,11 @@ half, and best-of-four or a list of losers put chance far below it. Both are com
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from rewardscale.data.comparison import Message
 from rewardscale.evaluation.benchmarks.base import Benchmark, Scores, padded
 
 
@@ -22,18 +24,20 @@ def random_control(benchmark: Benchmark, *, seed: int = 0) -> np.ndarray:
     A reward is a function of seed, prompt and response alone: the same text has the same one in every benchmark, in any
     order of the items, as with a model.
     """
-    rows = []
-    for item in benchmark.items:
-        state = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8, "little"))
-        for message in item.prompt:
-            state.update(f"{message.role}\x1f{message.content}\x1e".encode(errors="backslashreplace"))
-        row = []
-        for response in item.responses:
-            own = state.copy()
-            own.update(response.encode(errors="backslashreplace"))
-            row.append((int.from_bytes(own.digest(), "little") >> 11) / 2**53)
-        rows.append(row)
-    return padded(rows)
+    return padded([random_rewards(item.prompt, item.responses, seed=seed) for item in benchmark.items])
+
+
+def random_rewards(prompt: Sequence[Message], responses: Sequence[str], *, seed: int = 0) -> list[float]:
+    """Those of some responses to a prompt."""
+    state = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8, "little"))
+    for message in prompt:
+        state.update(f"{message.role}\x1f{message.content}\x1e".encode(errors="backslashreplace"))
+    out = []
+    for response in responses:
+        own = state.copy()
+        own.update(response.encode(errors="backslashreplace"))
+        out.append((int.from_bytes(own.digest(), "little") >> 11) / 2**53)
+    return out
 
 
 def controls(benchmark: Benchmark, *, weights: np.ndarray | None = None, seed: int = 0) -> dict[str, Scores]:

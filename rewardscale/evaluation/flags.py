@@ -6,6 +6,11 @@ import argparse
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it computes."""
     parser.add_argument("--model", required=True, metavar="DIR", help="a Hugging Face directory, or a hub id")
+    add_scoring_flags(parser)
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser, *, too_long: str = "refuse") -> None:
+    """How models compute."""
     parser.add_argument("--revision", metavar="COMMIT", help="the commit, for a hub id")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and computation (float32)"
@@ -15,8 +20,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="most tokens of a conversation (the model's context, at most 4096)",
     )  # fmt: skip
     parser.add_argument(
-        "--too_long", choices=("refuse", "truncate_left_of_prompt"), default="refuse",
-        help="what becomes of longer ones: refused, or without the oldest part of the prompt (refuse)",
+        "--too_long", choices=("refuse", "truncate_left_of_prompt"), default=too_long,
+        help=f"what becomes of longer ones: refused, or without the oldest part of the prompt ({too_long})",
     )  # fmt: skip
     parser.add_argument(
         "--allow_special_text", action="store_true",

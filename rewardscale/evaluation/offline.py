@@ -17,7 +17,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from rewardscale import atomic
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import Item, parse_item
+from rewardscale.evaluation.identity import model_hash
 from rewardscale.evaluation.reward_scorer import TOO_LONG, RewardScorer
 from rewardscale.models import hf
 
@@ -219,13 +219,9 @@ def _identity(settings: Settings, model: Path) -> tuple[dict[str, Any], int]:
                 running.update(line)
                 items += bool(line.strip())
         digest = running.hexdigest()
-    names = sorted(p for p in model.iterdir() if p.suffix in (".json", ".jinja", ".safetensors"))
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(pool.map(atomic.sha256, names))
-    weights = hashlib.sha256(json.dumps([[p.name, h] for p, h in zip(names, hashes, strict=True)]).encode())
     kept = ("mesh", "dtype", "max_length", "too_long", "allow_special_text", "batch_tokens", "chunk_items")
     chosen = {name: getattr(settings, name) for name in kept} | {"mesh": list(settings.mesh)}
-    return {"format": _FORMAT, "model": weights.hexdigest(), "input": digest, **chosen}, items
+    return {"format": _FORMAT, "model": model_hash(model), "input": digest, **chosen}, items
 
 
 def _raw_records(path: Path) -> Iterator[tuple[int, Any]]:

@@ -3,6 +3,7 @@
 runs/<run id>/config.json data.json versions.json   what the run is
               metrics.jsonl checkpoints/            while it trains
               rewards.parquet result.json           what came out
+              benchmark_rewards.parquet benchmarks.json   the same on the benchmarks that the sweep names
               DONE                                  written last: the run is whole
               error.json                            instead, if it failed
 """
@@ -24,11 +25,12 @@ import numpy as np
 import polars as pl
 
 from rewardscale import atomic
-from rewardscale.config import ModelConfig, Runtime, to_mapping
+from rewardscale.config import ConvexConfig, ModelConfig, Runtime, to_mapping
 from rewardscale.data.subsets import Subset, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.evaluation import statistics
 from rewardscale.models import convex
+from rewardscale.sweeps import benchmarks
 from rewardscale.sweeps.datasets import VALIDATION, Dataset, Labelled
 from rewardscale.sweeps.grid import Cell
 
@@ -36,6 +38,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 _MOST_CLUSTERS = 32
 OnProgress = Callable[[float], None]
 OnMetrics = Callable[[list[dict[str, Any]]], None]
+Then = Callable[[benchmarks.ScoreRows], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Context:
     view: TokenisedView | None
     runtime: Runtime
     workdir: Path
+    wanted: benchmarks.Prepared | None = None
 
 
 def run_directory(workdir: Path, run_id: str) -> Path:
@@ -56,6 +60,11 @@ def run_directory(workdir: Path, run_id: str) -> Path:
 def is_done(workdir: Path, run_id: str) -> bool:
     """Whether the run is whole."""
     return (run_directory(workdir, run_id) / "DONE").exists()
+
+
+def is_scored(cell: Cell, workdir: Path, wanted: benchmarks.Prepared | None) -> bool:
+    """Whether a cell's model has scored the sweep's benchmarks; a convex one is not asked to."""
+    return cell.run.family == "convex" or benchmarks.is_scored(wanted, workdir, cell.run_id)
 
 
 def run_cell(
@@ -73,7 +82,7 @@ def run_cell(
     with atomic.locked(directory / "lock", wait=False) as mine:
         if not mine:
             return False
-        if is_done(context.workdir, cell.run_id):
+        if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
             return True
         try:
             _run(cell, context, directory, on_progress or (lambda share: None), on_metrics)
@@ -96,19 +105,30 @@ def _run(
         atomic.write_json(directory / f"{name}.json", record)
     level = context.dataset.level(run.level, run.draw)
     chosen = subset(level, run.pairs, pool=context.dataset.pool(run.fold), seed=run.seed, draw=run.draw)
+    wanted = None if isinstance(run.model, ConvexConfig) else context.wanted
+    tables: list[pl.DataFrame] = []
+
+    def then(score: benchmarks.ScoreRows) -> None:
+        if wanted is not None and run.recipe is not None:
+            tables.append(benchmarks.score(wanted, score, run.recipe.max_length))
+
     family = _transformer if isinstance(run.model, ModelConfig) else _convex
     started = time.perf_counter()
     rows = evaluation_rows(context.dataset, run.fold)
-    rewards, record = family(cell, chosen, rows, context, directory, on_progress, on_metrics)
-    record["seconds"] = time.perf_counter() - started
-    table = pl.DataFrame({"row": rows, "first": rewards[:, 0], "second": rewards[:, 1]})
-    atomic.write_bytes(directory / "rewards.parquet", _parquet(table))
-    result = {
-        "run_id": run.run_id,
-        "record": record,
-        "scores": scores(context.dataset, run.fold, rows, rewards),
-    }
-    atomic.write_json(directory / "result.json", result)
+    rewards, record = family(cell, chosen, rows, context, directory, on_progress, on_metrics, then)
+    result = read_result(
+        context.workdir, cell.run_id
+    )  # where it was trained before and is restored for benchmarks
+    if result is None:
+        record["seconds"] = time.perf_counter() - started
+        table = pl.DataFrame({"row": rows, "first": rewards[:, 0], "second": rewards[:, 1]})
+        atomic.write_bytes(directory / "rewards.parquet", _parquet(table))
+        found = scores(context.dataset, run.fold, rows, rewards)
+        result = {"run_id": run.run_id, "record": record, "scores": found}
+        atomic.write_json(directory / "result.json", result)
+    if wanted is not None and tables:
+        temperature = float(result["scores"][context.dataset.headline]["temperature"])
+        benchmarks.record(wanted, directory, tables[0], temperature)
     atomic.write_json(
         directory / "DONE", {"run_id": run.run_id, "result": atomic.sha256(directory / "result.json")}
     )
@@ -176,6 +196,7 @@ def _transformer(
     directory: Path,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
+    then: Then,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Trains and scores a transformer: rewards [rows, 2] and its record."""
     from rewardscale.training.subset_run import train_and_score  # jax is imported only where it computes
@@ -190,6 +211,7 @@ def _transformer(
         directory,
         on_progress=on_progress,
         on_metrics=on_metrics,
+        then=then,
     )
 
 
@@ -201,9 +223,10 @@ def _convex(
     directory: Path,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
+    then: Then,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Fits and scores a convex model: rewards [rows, 2] and its record."""
-    del directory, on_metrics
+    del directory, on_metrics, then
     run = cell.run
     assert not isinstance(run.model, ModelConfig)
     features, text = _features(context.dataset, run.model)

@@ -8,7 +8,8 @@ import polars as pl
 
 from rewardscale import atomic, flops
 from rewardscale.config import SCIENCE_VERSION, ModelConfig, SweepConfig
-from rewardscale.sweeps.cell import read_error, read_result
+from rewardscale.sweeps import benchmarks
+from rewardscale.sweeps.cell import is_scored, read_error, read_result
 from rewardscale.sweeps.grid import Cell
 
 WALL_CLOCK = ("train_seconds", "eval_seconds", "pairs_per_second", "tokens_per_second")  # not reproducible
@@ -70,9 +71,17 @@ CLUSTER_SCHEMA = pl.Schema(
 
 
 def collect(
-    config: SweepConfig, cells: list[Cell], workdir: Path, *, cost_unit: str
+    config: SweepConfig,
+    cells: list[Cell],
+    workdir: Path,
+    *,
+    cost_unit: str,
+    wanted: benchmarks.Prepared | None = None,
 ) -> tuple[pl.DataFrame, list[dict]]:
-    """The table of the cells that are done, in grid order, and what is missing and why."""
+    """The table of the cells that are done, in grid order, and what is missing and why.
+
+    A benchmark that a run has scored is a row too: its headline score is the accuracy, its items are the pairs.
+    """
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, Any]] = []
     for cell in cells:
@@ -80,8 +89,12 @@ def collect(
         if result is None:
             missing.append(identity(cell) | {"reason": read_error(workdir, cell.run_id) or "not run yet"})
             continue
+        if not is_scored(cell, workdir, wanted):
+            reason = read_error(workdir, cell.run_id) or "trained, and its benchmarks are not scored yet"
+            missing.append(identity(cell) | {"reason": reason})
         shared = _run_columns(config.name, cell, result, cost_unit)
-        for name, score in result["scores"].items():
+        own = {} if wanted is None else benchmarks.read(workdir, cell.run_id)
+        for name, score in (result["scores"] | own).items():
             rows.append(
                 shared
                 | {"eval_set": name, "eval_pairs": score["pairs"]}

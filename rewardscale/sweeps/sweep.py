@@ -13,13 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from rewardscale import atomic
-from rewardscale.config import SweepConfig, to_mapping
+from rewardscale.config import DATA_VARIABLE, SweepConfig, to_mapping
+from rewardscale.sweeps import benchmarks, datasets, grid, results
 from rewardscale.sweeps import cell as runs
-from rewardscale.sweeps import datasets, grid, results
 from rewardscale.sweeps.executors import local
 from rewardscale.training.tracker import SWEEP_FILES, Wandb
-
-DATA_VARIABLE = "REWARDSCALE_DATA"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +30,15 @@ class Plan:
     data_dir: Path | None
     dataset: datasets.Dataset
     cells: list[grid.Cell]
+    wanted: benchmarks.Prepared | None = None
 
     def todo(self) -> list[grid.Cell]:
-        """Cells that are not done."""
-        return [c for c in self.cells if not runs.is_done(self.workdir, c.run_id)]
+        """Cells that are not done, or whose models have not scored the benchmarks."""
+        return [
+            c
+            for c in self.cells
+            if not runs.is_done(self.workdir, c.run_id) or not runs.is_scored(c, self.workdir, self.wanted)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,9 @@ def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, do
     with _bars() as progress:
         dataset = datasets.prepare(config.data, workdir, data_dir, progress=progress)
         view = datasets.view(dataset, progress=progress) if grid.needs_tokens(config) else None
-    return Plan(config, docstring, Path(workdir), data_dir, dataset, grid.cells(config, dataset, view))
+        wanted = benchmarks.prepare(config, dataset, workdir, data_dir)
+    cells = grid.cells(config, dataset, view)
+    return Plan(config, docstring, Path(workdir), data_dir, dataset, cells, wanted)
 
 
 def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
@@ -112,7 +117,11 @@ def describe(sweep: Plan) -> None:
 def finish(sweep: Plan, failed: dict[str, str]) -> list[dict[str, Any]]:
     """Writes results.parquet and missing.json; returns what is missing."""
     table, missing = results.collect(
-        sweep.config, sweep.cells, sweep.workdir, cost_unit=sweep.dataset.cost_unit
+        sweep.config,
+        sweep.cells,
+        sweep.workdir,
+        cost_unit=sweep.dataset.cost_unit,
+        wanted=sweep.wanted,
     )
     missing = [m | {"reason": failed.get(m["run_id"], m["reason"])} for m in missing]
     results.write_table(table, sweep.workdir / "results.parquet")

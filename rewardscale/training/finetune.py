@@ -3,12 +3,13 @@
 <workdir>/data/corpus refused.jsonl     the pairs, and what could not be used
 <workdir>/run/<run id>/...              the training (training/loop.py), as in a sweep
 <workdir>/model/                        what came out; there once everything is done
+<workdir>/evaluation/                   the model on the benchmarks that the config names (evaluation/benchmark_run.py)
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from rewardscale.data.levels import Level, read_level, write_level
 from rewardscale.data.sources.pairs import located, read_pairs
 from rewardscale.data.subsets import subset
 from rewardscale.data.tokenised import TokenisedView, build_view
-from rewardscale.evaluation import scorer, statistics
+from rewardscale.evaluation import benchmark_run, scorer, statistics
+from rewardscale.evaluation.benchmarks.base import Benchmark
+from rewardscale.evaluation.benchmarks.registry import load_all
+from rewardscale.evaluation.one_pass import Settings
 from rewardscale.models import hf, hf_config, presets, reward
 from rewardscale.training import loop
 
@@ -61,6 +65,7 @@ class Outcome:
     Attributes:
       directory: the exported model. run_id: of the run.
       read, refused: items of the files. record: counts and throughput. validation: scores, if there was any.
+      evaluation: what eval.json holds, if benchmarks are named.
     """
 
     directory: Path
@@ -69,16 +74,24 @@ class Outcome:
     refused: int
     record: Mapping[str, Any]
     validation: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None = None
 
 
-def finetune(config: TrainConfig, workdir: Path, *, progress: Progress | None = None) -> Outcome:
-    """Trains, evaluates and exports; the same call goes on where an earlier one stopped.
+def finetune(
+    config: TrainConfig, workdir: Path, *, data_dir: Path | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Trains, exports and evaluates; the same call goes on where an earlier one stopped.
+
+    Args:
+      data_dir: folder of the benchmarks that the config names; None: the hub's copies.
 
     Raises ConfigError or DataError for what cannot be used, and what `loop.train` raises.
     """
     said = progress or (lambda what, done, total: None)
     workdir = Path(workdir)
     start = find_start(config)
+    # Read before training: a benchmark that is not there is known now.
+    benchmarks = load_all(",".join(config.benchmarks), data_dir)[0] if config.benchmarks else []
     corpus, counts = _corpus(config, workdir / "data", start.chat)
     view = build_view(corpus, start.chat, progress=lambda done: said("tokenising", done, len(corpus)))
     level = read_level(workdir / "data" / "levels" / LEVEL)
@@ -88,14 +101,29 @@ def finetune(config: TrainConfig, workdir: Path, *, progress: Progress | None = 
     with atomic.locked(workdir / "lock", wait=False) as mine:
         if not mine:
             raise ConfigError(f"another process trains in {workdir}; wait for it, or name another --workdir")
-        if done.exists() and final.exists():
-            return _outcome(final, json.loads(done.read_text()))
-        if final.exists():
-            raise ConfigError(f"{final} holds the model of another run; name another --workdir, or remove it")
-        atomic.write_json(directory / "config.json", dataclasses.asdict(run))
-        result = _train(config, run, start, view, level, directory, final, said)
-        atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
-    return _outcome(final, json.loads(done.read_text()))
+        if not (done.exists() and final.exists()):
+            if final.exists():
+                raise ConfigError(
+                    f"{final} holds the model of another run; name another --workdir, or remove it"
+                )
+            atomic.write_json(directory / "config.json", dataclasses.asdict(run))
+            result = _train(config, run, start, view, level, directory, final, said)
+            atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
+        evaluation = _evaluate(config, benchmarks, final, workdir / "evaluation", said)
+    return _outcome(final, json.loads(done.read_text()), evaluation)
+
+
+def _evaluate(
+    config: TrainConfig, benchmarks: Sequence[Benchmark], final: Path, folder: Path, said: Progress
+) -> dict[str, Any] | None:
+    """The exported model on the benchmarks: in the training's compute type, in the mesh that trained it."""
+    if not benchmarks:
+        return None
+    settings = Settings(str(final), mesh=config.runtime.mesh, dtype=config.recipe.dtype)
+    return benchmark_run.evaluate(
+        [benchmark_run.Model(config.name, folder, settings)], benchmarks, folder,
+        progress=lambda model, done, total, beside: said("benchmarks", done, total),
+    )  # fmt: skip
 
 
 def find_start(config: TrainConfig) -> Start:
@@ -336,7 +364,13 @@ def _hashes(entry: str) -> list[str]:
         raise DataError(f"{entry} cannot be read ({error.strerror})") from error
 
 
-def _outcome(final: Path, result: Mapping[str, Any]) -> Outcome:
+def _outcome(final: Path, result: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> Outcome:
     return Outcome(
-        final, result["run_id"], result["read"], result["refused"], result["record"], result["validation"]
+        final,
+        result["run_id"],
+        result["read"],
+        result["refused"],
+        result["record"],
+        result["validation"],
+        evaluation,
     )

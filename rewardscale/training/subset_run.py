@@ -27,13 +27,16 @@ def train_and_score(
     *,
     on_progress: Callable[[float], None] | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
+    then: Callable[[Callable[[TokenisedView, np.ndarray], np.ndarray]], None] | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Trains `run` on `chosen`, going on from what `directory` holds, and scores `rows`.
+
+    `then` is given a function that scores rows of any other view of the same tokenizer with the trained model.
 
     Returns float32 [rows, 2] rewards of the first two responses, and the run's record. Raises as `loop.train`.
     """
     assert isinstance(run.model, ModelConfig) and run.recipe is not None
-    recipe = run.recipe
+    recipe, model = run.recipe, run.model
     data = pipeline.prepare(
         view,
         chosen,
@@ -56,11 +59,17 @@ def train_and_score(
         on_metrics=on_metrics,
         on_progress=on_progress and (lambda done, steps: on_progress(done / steps)),
     )
-    started = time.perf_counter()
-    batches = _scoring_batches(view.directory, rows.tobytes(), recipe.max_length, runtime)
     options = loop.forward_options(recipe.dtype, runtime)
-    rewards = scorer.score(run.model, trained.params, batches, options, devices)
+
+    def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
+        batches = _scoring_batches(of.directory, which.tobytes(), recipe.max_length, runtime)
+        return scorer.score(model, trained.params, batches, options, devices)
+
+    started = time.perf_counter()
+    rewards = score(view, rows)
     record = trained.record | {"eval_seconds": time.perf_counter() - started, "hardware": mesh.describe()}
+    if then is not None:
+        then(score)
     return rewards, record
 
 

@@ -184,15 +184,16 @@ def _work(pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path |
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _leave_with_parent(os.getppid())
     _keep_memory()
+    from rewardscale.sweeps import benchmarks, datasets, grid
     from rewardscale.sweeps import cell as cells
-    from rewardscale.sweeps import datasets, grid
     from rewardscale.training.checkpoint import Interrupted
     from rewardscale.training.compilation import use_cache
 
     use_cache()
     dataset = datasets.prepare(config.data, workdir, data_dir)
     view = datasets.view(dataset) if grid.needs_tokens(config) else None
-    context = cells.Context(dataset, view, config.runtime, workdir)
+    wanted = benchmarks.prepare(config, dataset, workdir, data_dir)
+    context = cells.Context(dataset, view, config.runtime, workdir, wanted)
     last = 0.0
 
     def send(kind: str, value: Any = None) -> None:
