@@ -5,8 +5,10 @@ runs/<run id>/config.json data.json versions.json   what the run is
               rewards.parquet result.json           what came out
               DONE                                  written last: the run is whole
               error.json                            instead, if it failed
+trunks/<trunk id>/                                  what runs of a sweep with trunks share (training/trunk.py)
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -31,6 +33,7 @@ from rewardscale.evaluation import statistics
 from rewardscale.models import convex
 from rewardscale.sweeps.datasets import VALIDATION, Dataset, Labelled
 from rewardscale.sweeps.grid import Cell
+from rewardscale.training.trunk import Trunk
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "polars")
 _MOST_CLUSTERS = 32
@@ -65,7 +68,7 @@ def run_cell(
     on_progress: OnProgress | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> bool:
-    """Runs a cell unless it is done; True if it is done now, False if another process is at it.
+    """Runs a cell unless it is done; True if it is done now, False if another process is at it or at its trunk.
 
     Whatever it raises has been written to error.json, except a stop request.
     """
@@ -75,21 +78,36 @@ def run_cell(
             return False
         if is_done(context.workdir, cell.run_id):
             return True
-        try:
-            _run(cell, context, directory, on_progress or (lambda share: None), on_metrics)
-        except Exception as error:
-            record = {
-                "error": type(error).__name__,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-            }
-            atomic.write_json(directory / "error.json", record)
-            raise
+        trunk = _trunk(cell, context.workdir)
+        with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
+            if not free:
+                return False
+            try:
+                _run(cell, context, directory, trunk, on_progress or (lambda share: None), on_metrics)
+            except Exception as error:
+                record = {
+                    "error": type(error).__name__,
+                    "message": str(error),
+                    "traceback": traceback.format_exc(),
+                }
+                atomic.write_json(directory / "error.json", record)
+                raise
         return True
 
 
+def _trunk(cell: Cell, workdir: Path) -> Trunk | None:
+    if cell.branch is None:
+        return None
+    return Trunk(Path(workdir) / "trunks" / cell.branch.trunk, cell.branch.steps)
+
+
 def _run(
-    cell: Cell, context: Context, directory: Path, on_progress: OnProgress, on_metrics: OnMetrics | None
+    cell: Cell,
+    context: Context,
+    directory: Path,
+    trunk: Trunk | None,
+    on_progress: OnProgress,
+    on_metrics: OnMetrics | None,
 ) -> None:
     run = cell.run
     for name, record in (("config", to_mapping(run)), ("data", dict(run.data)), ("versions", versions())):
@@ -99,7 +117,7 @@ def _run(
     family = _transformer if isinstance(run.model, ModelConfig) else _convex
     started = time.perf_counter()
     rows = evaluation_rows(context.dataset, run.fold)
-    rewards, record = family(cell, chosen, rows, context, directory, on_progress, on_metrics)
+    rewards, record = family(cell, chosen, rows, context, directory, trunk, on_progress, on_metrics)
     record["seconds"] = time.perf_counter() - started
     table = pl.DataFrame({"row": rows, "first": rewards[:, 0], "second": rewards[:, 1]})
     atomic.write_bytes(directory / "rewards.parquet", _parquet(table))
@@ -174,6 +192,7 @@ def _transformer(
     rows: np.ndarray,
     context: Context,
     directory: Path,
+    trunk: Trunk | None,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -188,6 +207,7 @@ def _transformer(
         context.view,
         context.runtime,
         directory,
+        trunk=trunk,
         on_progress=on_progress,
         on_metrics=on_metrics,
     )
@@ -199,11 +219,12 @@ def _convex(
     rows: np.ndarray,
     context: Context,
     directory: Path,
+    trunk: Trunk | None,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Fits and scores a convex model: rewards [rows, 2] and its record."""
-    del directory, on_metrics
+    del directory, trunk, on_metrics
     run = cell.run
     assert not isinstance(run.model, ModelConfig)
     features, text = _features(context.dataset, run.model)
