@@ -30,6 +30,7 @@ WSD = (
     "--config.runtime.checkpoint_seconds=1000",
 )
 TRUNKS = (*WSD, "--config.sweep.trunks=true")
+ONE_DRAW = ("--config.sweep.draws=1",)
 # Steps of 8 pairs: 13, 32 and 88 (the last of 4, 2 and 4 pairs), of which three quarters are shared.
 LEAVE = {100: 10, 250: 24, 700: 66}
 
@@ -47,32 +48,34 @@ def began(workdir: Path) -> dict[int, list[int]]:
     return {pairs: sorted(steps) for pairs, steps in out.items()}
 
 
-def assert_same_table(found: pl.DataFrame, alone: pl.DataFrame) -> None:
-    assert alone["trunk"].null_count() == len(alone) == 6 * 3  # cells x evaluation sets
+def assert_same_table(found: pl.DataFrame, alone: pl.DataFrame, *, draws: int) -> None:
+    assert len(found) and alone["trunk"].null_count() == len(alone)
     assert found.drop("trunk", "branched_at").equals(alone.drop("trunk", "branched_at"))
-    assert dict(found.select("pairs", "branched_at").unique().iter_rows()) == LEAVE
+    assert all(
+        LEAVE[pairs] == step for pairs, step in found.select("pairs", "branched_at").unique().iter_rows()
+    )
     by_draw = found.group_by("draw").agg(pl.col("trunk").unique())
-    assert [len(names) for names in by_draw["trunk"]] == [1, 1] and found["trunk"].n_unique() == 2
+    assert [len(names) for names in by_draw["trunk"]] == [1] * draws and found["trunk"].n_unique() == draws
 
 
 def test_launched_with_trunks_killed_and_launched_again_gives_the_table_of_cells_alone(tmp_path):
     """SIGKILL as soon as a trunk has a state: the next launch goes on from it, bit for bit."""
-    code, _, error = launch(tmp_path / "alone", *WSD)
+    code, _, error = launch(tmp_path / "alone", *WSD, *ONE_DRAW)
     assert code == 0, error
     workdir = tmp_path / "trunks"
-    process = start(workdir, *TRUNKS, "--config.runtime.steps_per_dispatch=1")
+    process = start(workdir, *TRUNKS, *ONE_DRAW, "--config.runtime.steps_per_dispatch=1")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(workdir.glob("trunks/*/10/trunk.json")):
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not list(workdir.glob("runs/*/DONE"))
-    code, _, error = launch(workdir, *TRUNKS)
+    assert len(list(workdir.glob("runs/*/DONE"))) < 3
+    code, _, error = launch(workdir, *TRUNKS, *ONE_DRAW)
     assert code == 0, error
-    assert_same_table(table(workdir), table(tmp_path / "alone"))
+    assert_same_table(table(workdir), table(tmp_path / "alone"), draws=1)
     taken = began(workdir)
-    assert taken[100] == [10, 10] and taken[250] == [24, 24] and max(taken[700]) >= 10
+    assert taken[100] == [10] and min(taken[250][0], taken[700][0]) >= 10  # whichever of these went on first
 
 
 def in_process(plan: sweep.Plan, workdir: Path, *, trunks: bool, **values) -> pl.DataFrame:
@@ -87,15 +90,15 @@ def in_process(plan: sweep.Plan, workdir: Path, *, trunks: bool, **values) -> pl
 
 
 def test_branches_give_the_table_of_cells_alone_bit_for_bit(planned, tmp_path):
-    alone = in_process(planned, tmp_path / "alone", trunks=False)
-    found = in_process(planned, tmp_path / "trunks", trunks=True)
-    assert_same_table(found, alone)
-    assert began(tmp_path / "trunks") == {700: [0, 0], 250: [24, 24], 100: [10, 10]}
+    alone = in_process(planned, tmp_path / "alone", trunks=False, pairs=(100, 250))
+    found = in_process(planned, tmp_path / "trunks", trunks=True, pairs=(100, 250))
+    assert_same_table(found, alone, draws=2)
+    assert began(tmp_path / "trunks") == {250: [0, 0], 100: [10, 10]}
     # A size that joins later branches as well, and without trunks a table keeps what its finished runs say.
-    in_process(planned, tmp_path / "trunks", trunks=True, pairs=(100, 250, 690, 700))
-    assert began(tmp_path / "trunks")[690] == [24, 24]
-    assert {p.name for p in (tmp_path / "trunks" / "trunks").glob("*/[0-9]*")} == {"10", "24", "65", "66"}
-    assert in_process(planned, tmp_path / "trunks", trunks=False).equals(found)
+    in_process(planned, tmp_path / "trunks", trunks=True, pairs=(100, 240, 250))
+    assert began(tmp_path / "trunks")[240] == [10, 10]
+    assert {p.name for p in (tmp_path / "trunks" / "trunks").glob("*/[0-9]*")} == {"10", "23", "24"}
+    assert in_process(planned, tmp_path / "trunks", trunks=False, pairs=(100, 250)).equals(found)
 
 
 def test_a_branch_waits_for_whoever_extends_its_trunk(planned, tmp_path):
