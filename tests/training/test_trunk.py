@@ -164,6 +164,23 @@ def test_one_whole_constant_schedule_is_all_trunk(pairs_view: TokenisedView, tmp
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"parameters": "bfloat16", "moments": "bfloat16", "gradients": "bfloat16"}, {"lora_rank": 2}],
+    ids=["bfloat16", "adapters"],
+)
+def test_the_whole_state_is_shared(
+    changes: dict[str, Any], pairs_view: TokenisedView, tmp_path: Path
+) -> None:
+    """Master copies, moments rounded by their count, and adapters."""
+    recipe = dataclasses.replace(WSD, **changes)
+    train(pairs_view, 160, tmp_path, recipe=recipe)
+    branch = train(pairs_view, 100, tmp_path, recipe=recipe)
+    assert branch.record["steps_from_trunk"] == leaves_at(100)
+    other = train(pairs_view, 100, tmp_path / "alone", trunk=False, recipe=recipe)
+    assert_same_run(tmp_path / "100", branch, (tmp_path / "alone" / "100", other))
+
+
 def test_a_trunk_of_other_pairs_is_refused(pairs_view: TokenisedView, tmp_path: Path) -> None:
     train(pairs_view, 160, tmp_path)
     run, data = case(pairs_view, 100)
