@@ -20,6 +20,7 @@ def test_what_changes_numbers_changes_the_id() -> None:
     variants = [
         {"parameters": "bfloat16"}, {"moments": "bfloat16"}, {"gradients": "bfloat16"}, {"lora_rank": 4},
         {"lora_rank": 8}, {"lora_rank": 4, "lora_alpha": 8.0}, {"lora_rank": 4, "lora_targets": ("q",)}, {},
+        {"warmup_steps": 5},
     ]  # fmt: skip
     ids = {small.run_config(recipe=Recipe(**values), pairs=5).run_id for values in variants}
     assert len(ids) == len(variants)
@@ -43,6 +44,7 @@ def test_a_recipe_says_what_is_kept_and_what_is_trained() -> None:
         ({"lora_rank": -1}, r"lora_rank=-1 must be 0"),
         ({"lora_rank": 4, "lora_alpha": 0.0}, r"lora_alpha=0\.0 greater than 0"),
         ({"lora_targets": ()}, r"lora_targets=\(\) must name"),
+        ({"warmup_steps": -1}, r"recipe\.warmup_steps=-1 must be 0 .* or more"),
         ({"lora_targets": ("q", "q")}, r"each once"),
         ({"lora_targets": ("query",)}, r"recipe\.lora_targets='query' must be one of q, k"),
     ],

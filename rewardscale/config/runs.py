@@ -20,6 +20,8 @@ class Grid:
       draws: number of draws (permutation, initialisation and order); `first_draw` the first one's number.
       folds: number of folds used (sources that are split by group), 1 otherwise.
       learning_rate_scales: factors on each model's learning rate (tuning and sensitivity).
+      trunks: transformers that differ in pairs alone share the steps before their cooldowns (training/trunk.py): the
+        same results in less time. Needs a recipe whose first steps do not depend on their number, and one epoch.
     """
 
     models: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class Grid:
     first_draw: int = 0
     folds: int = 1
     learning_rate_scales: tuple[float, ...] = (1.0,)
+    trunks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Recipe:
       learning_rate: peak, at `pairs_per_step` pairs a step; scaled by the square root of the batch.
       schedule: "constant", "linear", "cosine" or "wsd", after `warmup` (share of the steps);
         "wsd" decays to zero over the last `cooldown` share.
+      warmup_steps: warm-up as a number of steps, the same however long the run; 0: the share `warmup`.
       weight_decay: decoupled, on matrices and embeddings. clip_norm: global gradient norm.
       center: weight of (r_chosen + r_rejected)^2, which keeps rewards around zero.
       max_length: longest prompt plus response, in tokens; `too_long`: "drop" the pair or
@@ -66,6 +67,7 @@ class Recipe:
     lora_rank: int = dataclasses.field(default=0, metadata=ADDED)
     lora_alpha: float = dataclasses.field(default=16.0, metadata=ADDED)
     lora_targets: tuple[str, ...] = dataclasses.field(default=KERNELS, metadata=ADDED)
+    warmup_steps: int = dataclasses.field(default=0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         choice("recipe.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
@@ -88,6 +90,10 @@ class Recipe:
         )
         if not 0 <= self.warmup <= 1 or not 0 <= self.cooldown <= 1:
             raise ConfigError("recipe.warmup and recipe.cooldown are shares of the steps: 0 to 1")
+        if self.warmup_steps < 0:
+            raise ConfigError(
+                f"recipe.warmup_steps={self.warmup_steps} must be 0 (a share, recipe.warmup) or more"
+            )
 
     @property
     def storage(self) -> Storage:
@@ -113,6 +119,31 @@ class Recipe:
     def steps(self, pairs: int) -> int:
         """Optimizer steps; the last one may be smaller."""
         return -(-self.positions(pairs) // self.batch_size(pairs))
+
+    def why_no_trunk(self) -> str:
+        """Empty, or why a longer run does not begin with a shorter one's steps; names the key and the mend."""
+        if self.schedule not in ("wsd", "constant"):
+            return f'recipe.schedule={self.schedule!r} depends on the number of steps throughout: set it to "wsd"'
+        if self.warmup and not self.warmup_steps:
+            return f"recipe.warmup={self.warmup} is a share of the steps: set recipe.warmup_steps, or warmup to 0"
+        if self.epochs > 1:
+            return f"recipe.epochs={self.epochs}: a smaller subset is repeated where a larger one goes on; set it to 1"
+        return ""
+
+    def trunk_steps(self, positions: int, batch: int) -> int:
+        """How many first steps of a run on `positions` training positions are those of every longer run.
+
+        They are the steps before the cooldown ("wsd") or all of them ("constant"), as far as they are whole: the last
+        step may be smaller. 0 where `why_no_trunk`.
+        """
+        if self.why_no_trunk():
+            return 0
+        whole, steps = positions // batch, -(-positions // batch)
+        if self.schedule == "constant":
+            return whole
+        # As training/optimizer.py:learning_rates computes it: step s is before the cooldown if this is not above 0.
+        before = (s for s in range(whole, 0, -1) if (s - 0.5) / steps - (1 - self.cooldown) <= 0)
+        return next(before, 0)
 
 
 # Names of what a layer keeps for its backward pass (models/reward.py).

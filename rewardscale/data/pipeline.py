@@ -139,13 +139,20 @@ class StepSource:
 
 
 def blocks(
-    source: StepSource, *, start_step: int, steps_per_block: int, workers: int = 0
+    source: StepSource,
+    *,
+    start_step: int,
+    steps_per_block: int,
+    workers: int = 0,
+    end_step: int | None = None,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yields (first step, number of steps, batches stacked to [steps_per_block, ...]) from `start_step` to the end.
+    """Yields (first step, number of steps, batches stacked to [steps_per_block, ...]) from `start_step` on.
 
+    The last block ends at `end_step` (the last step by default); what its arrays hold beyond is not counted.
     `workers` grain processes build blocks ahead (0: a thread of this one).
     """
-    firsts = range(start_step, len(source), steps_per_block)
+    end = len(source) if end_step is None else end_step
+    firsts = range(start_step, end, steps_per_block)
     if not firsts:
         return
     dataset = grain.MapDataset.source(firsts).map(_Block(source, steps_per_block))
@@ -160,7 +167,7 @@ def blocks(
     iterator = iter(iterable)
     try:
         for first, block in zip(firsts, iterator, strict=True):
-            yield first, min(steps_per_block, len(source) - first), block
+            yield first, min(steps_per_block, end - first), block
     finally:
         close = getattr(iterator, "close", None)
         if close:

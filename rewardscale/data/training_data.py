@@ -105,6 +105,11 @@ def prepare(
     return _open_stored(folder, view.directory)
 
 
+def positions_left(positions: int, left: int, pairs: int) -> int:
+    """Training positions of a subset of `pairs` pairs of which `left` are not too long: fewer in proportion."""
+    return max(1, round(positions * left / pairs))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What a run trains on: pairs `index` of the subset, without the first `skip` [subset] tokens of their prompts."""
@@ -147,7 +152,7 @@ def _fit(
         subset=subset,
         index=np.flatnonzero(keep).astype(np.uint32),
         skip=arrays.constant(0, len(subset), np.uint32) if skip is None else skip,
-        positions=max(1, round(positions * left / len(subset))),
+        positions=positions_left(positions, left, len(subset)),
         seed=seed,
         draw=draw,
         dropped=len(subset) - left,

@@ -5,6 +5,10 @@ Results are repeated over *draws* (which pairs, initialisation, order) and over 
 serves every level, and all runs are tested on the same items. So points are correlated, differences between
 levels are paired, and what is resampled is never a point but a whole draw or a whole cluster.
 
+Sizes that branch from one trunk (column ``trunk``: the same initialisation, order and steps up to their cooldowns)
+are correlated most of all. A trunk is one model's at one level of one draw, so whole draws are whole trunks, and
+their intervals allow for it; a table in which a trunk has several draws is refused.
+
 With y_kg the loss of draw k at point g (n_g draws), its *shift* is u_kg = (y_kg - mean_g) / sqrt(n_g (n_g -
 1)), and sum_k u_k u_k^T estimates the covariance of the means. A cluster's shift is its part in the ratio
 estimate of the mean, v_cg = w_cg (mean_cg - mean_g) sqrt(C / (C - 1)), w_cg its share of the evaluation pairs.
@@ -130,11 +134,12 @@ def points(
 
     Raises:
       ScalingError: unknown names, nothing left, values that are missing or not finite, duplicate runs, or clusters
-        asked for that the sweep did not record.
+        asked for that the sweep did not record, and trunks that have several draws.
     """
     if units not in UNITS:
         raise ScalingError(f"units={units!r} must be one of {UNITS}")
     chosen = _choose(sweep, family, models, levels)
+    _refuse_split_trunks(chosen)
     draws = per_draw(chosen, y, "pairs", eval_set)
     table = _point_table(chosen, draws, size)
     wide = draws.join(table.select(*POINT, "point"), on=POINT)
@@ -168,6 +173,25 @@ def _choose(
             )
         sweep = sweep.filter(pl.col(column).is_in(list(names)))
     return sweep
+
+
+def _refuse_split_trunks(sweep: Sweep) -> None:
+    """Resampling draws would tear apart what a trunk over several of them has in common."""
+    if "trunk" not in sweep.table.columns:
+        return  # a table older than trunks
+    split = (
+        sweep.table.drop_nulls("trunk")
+        .group_by("trunk")
+        .agg(pl.col("draw").unique().sort())
+        .filter(pl.col("draw").list.len() > 1)
+        .sort("trunk")
+    )
+    if len(split):
+        trunk, draws = split.row(0)
+        raise ScalingError(
+            f"trunk {trunk!r} of sweep {sweep.name!r} has runs of draws {draws}: draws that share a trunk are not "
+            "independent; delete results.parquet and launch the sweep again"
+        )
 
 
 def _point_table(sweep: Sweep, draws: pl.DataFrame, size: str) -> pl.DataFrame:

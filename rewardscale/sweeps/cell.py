@@ -6,8 +6,10 @@ runs/<run id>/config.json data.json versions.json   what the run is
               benchmark_rewards.parquet benchmarks.json   the same on the benchmarks that the sweep names
               DONE                                  written last: the run is whole
               error.json                            instead, if it failed
+trunks/<trunk id>/                                  what runs of a sweep with trunks share (training/trunk.py)
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,6 +35,7 @@ from rewardscale.models import convex
 from rewardscale.sweeps import benchmarks
 from rewardscale.sweeps.datasets import VALIDATION, Dataset, Labelled
 from rewardscale.sweeps.grid import Cell
+from rewardscale.training.trunk import Trunk
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "polars")
 _MOST_CLUSTERS = 32
@@ -74,7 +77,7 @@ def run_cell(
     on_progress: OnProgress | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> bool:
-    """Runs a cell unless it is done; True if it is done now, False if another process is at it.
+    """Runs a cell unless it is done; True if it is done now, False if another process is at it or at its trunk.
 
     Whatever it raises has been written to error.json, except a stop request.
     """
@@ -84,21 +87,36 @@ def run_cell(
             return False
         if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
             return True
-        try:
-            _run(cell, context, directory, on_progress or (lambda share: None), on_metrics)
-        except Exception as error:
-            record = {
-                "error": type(error).__name__,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-            }
-            atomic.write_json(directory / "error.json", record)
-            raise
+        trunk = _trunk(cell, context.workdir)
+        with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
+            if not free:
+                return False
+            try:
+                _run(cell, context, directory, trunk, on_progress or (lambda share: None), on_metrics)
+            except Exception as error:
+                record = {
+                    "error": type(error).__name__,
+                    "message": str(error),
+                    "traceback": traceback.format_exc(),
+                }
+                atomic.write_json(directory / "error.json", record)
+                raise
         return True
 
 
+def _trunk(cell: Cell, workdir: Path) -> Trunk | None:
+    if cell.branch is None:
+        return None
+    return Trunk(Path(workdir) / "trunks" / cell.branch.trunk, cell.branch.steps)
+
+
 def _run(
-    cell: Cell, context: Context, directory: Path, on_progress: OnProgress, on_metrics: OnMetrics | None
+    cell: Cell,
+    context: Context,
+    directory: Path,
+    trunk: Trunk | None,
+    on_progress: OnProgress,
+    on_metrics: OnMetrics | None,
 ) -> None:
     run = cell.run
     for name, record in (("config", to_mapping(run)), ("data", dict(run.data)), ("versions", versions())):
@@ -115,7 +133,7 @@ def _run(
     family = _transformer if isinstance(run.model, ModelConfig) else _convex
     started = time.perf_counter()
     rows = evaluation_rows(context.dataset, run.fold)
-    rewards, record = family(cell, chosen, rows, context, directory, on_progress, on_metrics, then)
+    rewards, record = family(cell, chosen, rows, context, directory, trunk, on_progress, on_metrics, then)
     result = read_result(
         context.workdir, cell.run_id
     )  # where it was trained before and is restored for benchmarks
@@ -194,6 +212,7 @@ def _transformer(
     rows: np.ndarray,
     context: Context,
     directory: Path,
+    trunk: Trunk | None,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
     then: Then,
@@ -209,6 +228,7 @@ def _transformer(
         context.view,
         context.runtime,
         directory,
+        trunk=trunk,
         on_progress=on_progress,
         on_metrics=on_metrics,
         then=then,
@@ -221,12 +241,13 @@ def _convex(
     rows: np.ndarray,
     context: Context,
     directory: Path,
+    trunk: Trunk | None,
     on_progress: OnProgress,
     on_metrics: OnMetrics | None,
     then: Then,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Fits and scores a convex model: rewards [rows, 2] and its record."""
-    del directory, on_metrics, then
+    del directory, trunk, on_metrics, then
     run = cell.run
     assert not isinstance(run.model, ModelConfig)
     features, text = _features(context.dataset, run.model)

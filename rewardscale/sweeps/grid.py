@@ -7,12 +7,40 @@ from collections.abc import Iterator
 import numpy as np
 
 from rewardscale import flops
-from rewardscale.config import ConfigError, Grid, ModelConfig, Recipe, RunConfig, SweepConfig
+from rewardscale.config import (
+    ConfigError,
+    Grid,
+    ModelConfig,
+    Recipe,
+    RunConfig,
+    SweepConfig,
+    content_hash,
+    science,
+)
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.subsets import Subset, subset
 from rewardscale.data.tokenised import TokenisedView
+from rewardscale.data.training_data import positions_left
 from rewardscale.models.presets import get_model, is_convex
 from rewardscale.sweeps.datasets import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """How a cell shares a trunk with others (training/trunk.py).
+
+    Attributes:
+      trunk: id of the trunk: a hash of all that decides a step, which is the run but for its length.
+      steps: where cells leave the trunk, in order, up to where this one does.
+      tokens, flops: of the steps before that.
+      follows: whether another cell of the sweep goes at least as far, and so trains those steps.
+    """
+
+    trunk: str
+    steps: tuple[int, ...]
+    tokens: int
+    flops: float
+    follows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +51,7 @@ class Cell:
       run: its config. raw_pairs, cost: see Subset.
       distinct: how many different responses its pairs are made of.
       tokens, flops: of the whole training (None for convex models).
+      branch: the trunk it shares with others, or None.
     """
 
     run: RunConfig
@@ -31,6 +60,17 @@ class Cell:
     distinct: int
     tokens: int | None
     flops: float | None
+    branch: Branch | None = None
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens that no other cell of the sweep trains on in its place."""
+        return (self.tokens or 0) - (self.branch.tokens if self.branch and self.branch.follows else 0)
+
+    @property
+    def own_flops(self) -> float:
+        """FLOPs that no other cell of the sweep does in its place."""
+        return (self.flops or 0.0) - (self.branch.flops if self.branch and self.branch.follows else 0.0)
 
     @property
     def run_id(self) -> str:
@@ -65,6 +105,9 @@ def cells(config: SweepConfig, dataset: Dataset, view: TokenisedView | None) -> 
       ConfigError: an empty or impossible grid, an unknown model or level, a missing learning rate.
       DataError: more pairs asked for than a level has.
     """
+    for name, grid in (("sweep", config.sweep), ("also", config.also)):
+        if grid.trunks and config.recipe.why_no_trunk() and not all(map(is_convex, grid.models)):
+            raise ConfigError(f"{name}.trunks: {config.recipe.why_no_trunk()}")
     out: dict[str, Cell] = {}
     sizes = None if view is None else _tree_sizes(config, view)
     for grid in (config.sweep, config.also):
@@ -74,7 +117,25 @@ def cells(config: SweepConfig, dataset: Dataset, view: TokenisedView | None) -> 
         raise ConfigError(
             "the sweep has no cells: sweep.models, sweep.pairs, sweep.levels and sweep.draws must not be empty"
         )
-    return list(out.values())
+    return _with_trunks(list(out.values()))
+
+
+def _with_trunks(cells: list[Cell]) -> list[Cell]:
+    """The cells, told where others leave their trunks; who has a trunk for itself has none."""
+    trunks: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.branch is not None:
+            trunks.setdefault(cell.branch.trunk, []).append(cell)
+    out = {}
+    for members in trunks.values():
+        steps = sorted({step for c in members if c.branch for step in c.branch.steps})
+        longest = max(members, key=lambda c: (c.branch.steps[-1] if c.branch else 0, c.run.pairs))
+        for cell in members:
+            assert cell.branch is not None
+            own = tuple(step for step in steps if step <= cell.branch.steps[-1])
+            branch = dataclasses.replace(cell.branch, steps=own, follows=cell is not longest)
+            out[cell.run_id] = dataclasses.replace(cell, branch=branch if len(members) > 1 else None)
+    return [out.get(cell.run_id, cell) for cell in cells]
 
 
 def _grid_cells(
@@ -112,7 +173,7 @@ def _grid_cells(
                         | ({} if is_convex(name) or view is None else {"view": view.key}),
                         evaluations=evaluations,
                     )
-                    yield _cell(run, chosen, distinct, sizes)
+                    yield _cell(run, chosen, distinct, sizes, grid.trunks)
 
 
 def _recipe(config: SweepConfig, model: str, scale: float) -> Recipe:
@@ -124,14 +185,46 @@ def _recipe(config: SweepConfig, model: str, scale: float) -> Recipe:
     return dataclasses.replace(config.recipe, learning_rate=config.learning_rates[model] * scale)
 
 
-def _cell(run: RunConfig, chosen: Subset, distinct: int, sizes: _Sizes | None) -> Cell:
-    tokens = operations = None
+def _cell(run: RunConfig, chosen: Subset, distinct: int, sizes: _Sizes | None, trunks: bool) -> Cell:
+    tokens = operations = branch = None
     if isinstance(run.model, ModelConfig) and run.recipe is not None and sizes is not None:
         epochs = run.recipe.positions(run.pairs) / run.pairs
         tokens = round(float(sizes.tokens[chosen.rows].sum()) * epochs)
         keys = float(sizes.keys[chosen.rows].sum()) * epochs
         operations = flops.training_flops(run.recipe.adapt(run.model), tokens=tokens, keys=keys)
-    return Cell(run, chosen.raw_pairs, chosen.cost, distinct, tokens, operations)
+        branch = _branch(run, chosen, sizes) if trunks else None
+    return Cell(run, chosen.raw_pairs, chosen.cost, distinct, tokens, operations, branch)
+
+
+def _branch(run: RunConfig, chosen: Subset, sizes: _Sizes) -> Branch | None:
+    """The trunk that a run could share, left where its cooldown begins; None where that is its first step."""
+    assert isinstance(run.model, ModelConfig) and run.recipe is not None
+    recipe, batch = run.recipe, run.recipe.batch_size(run.pairs)
+    rows = chosen.rows[sizes.tokens[chosen.rows] > 0]  # the others are too long and dropped
+    if not len(rows):
+        return None
+    step = recipe.trunk_steps(positions_left(recipe.positions(run.pairs), len(rows), run.pairs), batch)
+    if not step:
+        return None
+    here = rows[: step * batch]
+    tokens, keys = float(sizes.tokens[here].sum()), float(sizes.keys[here].sum())
+    # Schedule and cooldown have not acted yet; what the rest of these decides is the batch.
+    lengths = {
+        "epochs": 1.0,
+        "min_steps": 1,
+        "min_pairs_per_step": 1,
+        "schedule": "constant",
+        "cooldown": 0.0,
+    }
+    shared = dataclasses.replace(
+        run,
+        pairs=0,
+        recipe=dataclasses.replace(recipe, **lengths),
+        data={name: value for name, value in run.data.items() if name != "subset"},
+        evaluations={},
+    )
+    done = flops.training_flops(recipe.adapt(run.model), tokens=tokens, keys=keys)
+    return Branch(content_hash(science(shared) | {"batch": batch}), (step,), round(tokens), done)
 
 
 def _tree_sizes(config: SweepConfig, view: TokenisedView) -> _Sizes:

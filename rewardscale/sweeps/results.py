@@ -37,6 +37,8 @@ SCHEMA = pl.Schema(
         "l2": pl.Float64,
         "epochs": pl.Float64,
         "steps": pl.Int64,
+        "trunk": pl.String,
+        "branched_at": pl.Int64,
         "tokens": pl.Int64,
         "flops": pl.Float64,
         "packing_efficiency": pl.Float64,
@@ -178,6 +180,8 @@ def _run_columns(sweep: str, cell: Cell, result: dict[str, Any], cost_unit: str)
     measured = (
         "l2",
         "steps",
+        "trunk",
+        "branched_at",
         "tokens",
         "flops",
         "packing_efficiency",

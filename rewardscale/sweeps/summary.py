@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from rewardscale.sweeps.executors.local import default_workers
+from rewardscale.sweeps.grid import Cell
 from rewardscale.sweeps.sweep import Outcome, Plan, work
 
 
@@ -50,11 +51,25 @@ def dry_run(plan: Plan) -> str:
     lines += [
         f"{len(frame)} cells, {len(frame) - len(left)} done; to do: {left['pairs'].sum():,} pairs, "
         f"{_short(_total(left, 'tokens'))} tokens, {_short(_total(left, 'flops'))} FLOPs",
+        *_trunks(plan.cells),
         f"about {_time(_total(left, 'seconds') / workers)} with {workers} worker processes "
         "(a rough model of one CPU core a process; accelerators differ)",
         f"everything would land in {plan.workdir}",
     ]
     return "\n".join(lines)
+
+
+def _trunks(cells: Sequence[Cell]) -> list[str]:
+    """What sharing trunks saves of the whole sweep, done or not; no line where nothing is shared."""
+    trunks = {c.branch.trunk for c in cells if c.branch}
+    if not trunks:
+        return []
+    alone, shared = sum(c.flops or 0.0 for c in cells), sum(c.own_flops for c in cells)
+    branches = sum(c.branch is not None for c in cells)
+    return [
+        f"{branches} cells branch from {len(trunks)} trunks: {_short(shared)} FLOPs for the whole sweep, "
+        f"{_short(alone)} with each cell alone ({1 - shared / alone:.0%} saved)"
+    ]
 
 
 def _total(frame: pl.DataFrame, column: str) -> float:

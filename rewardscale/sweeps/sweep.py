@@ -275,7 +275,7 @@ def work(cell: grid.Cell) -> float:
     """Estimated seconds of one CPU process for a cell: a rough linear model, for bars and dry runs."""
     if cell.flops is None or cell.tokens is None:
         return _SECONDS_A_RUN + cell.run.pairs * _SECONDS_A_CONVEX_PAIR
-    return _SECONDS_A_RUN + cell.tokens * _SECONDS_A_TOKEN + cell.flops * _SECONDS_A_FLOP
+    return _SECONDS_A_RUN + cell.own_tokens * _SECONDS_A_TOKEN + cell.own_flops * _SECONDS_A_FLOP
 
 
 @contextmanager

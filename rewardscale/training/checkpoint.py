@@ -35,16 +35,22 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # what a killed process left half-written; the run's lock is ours
         )
 
+    @property
+    def latest(self) -> int:
+        """The step of the newest whole checkpoint, -1 if there is none."""
+        latest = self._checkpointer.latest
+        return -1 if latest is None else latest.step
+
     def restore(self, abstract: Any) -> Any | None:
         """The newest whole checkpoint on the shardings of `abstract` (ShapeDtypeStructs), or None.
 
         A checkpoint that was being written when the machine died has no commit record and is passed over.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
+        step = self.latest
+        if step < 0:
             return None
-        self._saved = latest.step
-        return self._checkpointer.load_checkpointables(latest.step, {_ITEM: abstract})[_ITEM]
+        self._saved = step
+        return self._checkpointer.load_checkpointables(step, {_ITEM: abstract})[_ITEM]
 
     def due(self) -> bool:
         """Whether the last save is longer ago than the wanted interval."""
@@ -61,6 +67,16 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for writes in flight; raises what went wrong in them."""
         self._checkpointer.close()
+
+
+def save_state(directory: Path, state: Any) -> None:
+    """Writes one state to a new folder, whole when this returns."""
+    ocp.save_checkpointables(str(Path(directory).absolute()), {_ITEM: state})
+
+
+def load_state(directory: Path, abstract: Any) -> Any:
+    """What `save_state` wrote, on the shardings of `abstract` (ShapeDtypeStructs)."""
+    return ocp.load_checkpointables(str(Path(directory).absolute()), {_ITEM: abstract})[_ITEM]
 
 
 class Interrupted(BaseException):

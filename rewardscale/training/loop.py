@@ -2,16 +2,17 @@
 
 Resume rules, in order:
   1. A newest whole checkpoint in the run's folder: its parameters, moments and step are taken.
-  2. Otherwise: the parameters that the caller gives (a pretrained tree).
-  3. Otherwise: fresh parameters from the run's seed.
-  4. Any way batches follow from the step number alone, and metrics from that step on are rewritten.
+  2. If there is a trunk (training/trunk.py) and it has gone further than that: its state, on the way to this run's.
+  3. Otherwise: the parameters that the caller gives (a pretrained tree).
+  4. Otherwise: fresh parameters from the run's seed.
+  5. Any way batches follow from the step number alone, and metrics from that step on are rewritten.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_reque
 from rewardscale.training.optimizer import hyperparameters, learning_rates
 from rewardscale.training.step import Step, block_shardings, make_step
 from rewardscale.training.tracker import MetricsFile
+from rewardscale.training.trunk import Trunk
 
 
 class NonFiniteLoss(RuntimeError):
@@ -54,19 +56,22 @@ def train(
     directory: Path,
     *,
     initial: reward.Params | Callable[[], reward.Params] | None = None,
+    trunk: Trunk | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Trains `run` in `directory`, continuing from its newest checkpoint.
 
     `initial` are the parameters to start from, shaped like `reward.abstract(run.model)`, or a function that loads
-    them, called only if there is no checkpoint. `on_metrics` receives batches of
+    them, called only if there is no checkpoint. `trunk` is what the run shares with longer and shorter ones: it
+    begins with what is there and leaves what they want. `on_metrics` receives batches of
     metric records, `on_progress` (steps done, steps).
 
     Raises:
       NonFiniteLoss: with the step; the last good checkpoint stays.
       Interrupted: after SIGTERM or SIGINT, once the state is saved.
       ConfigError: if the mesh cannot hold the microbatches, or `initial` is of another model.
+      DataError: if the trunk was trained on other pairs.
     """
     assert isinstance(run.model, ModelConfig) and run.recipe is not None
 
@@ -92,7 +97,14 @@ def train(
             directory / "checkpoints", kept=runtime.checkpoints_kept, seconds=runtime.checkpoint_seconds
         )
         resources.callback(checkpoints.close)
-        state = restore_or_init(run, step, checkpoints, initial)
+        if trunk is not None:
+            trunk.check(run.recipe, data)
+        if trunk is not None and trunk.newest() > max(0, checkpoints.latest):
+            state, records = trunk.take(data, step.abstract, directory)
+            if on_metrics:
+                on_metrics(records)
+        else:
+            state = restore_or_init(run, step, checkpoints, initial)
         start = int(state["step"])
         metrics_file = MetricsFile(directory / "metrics.jsonl", resume_at=start)
         resources.callback(metrics_file.close)
@@ -111,9 +123,9 @@ def train(
                 _check_finite(records)
 
         stop = resources.enter_context(stop_requests())
-        batches = pipeline.blocks(
-            source, start_step=start, steps_per_block=block_steps, workers=runtime.data_workers
-        )
+        if trunk is not None and start >= trunk.step:
+            trunk.leave()
+        batches = _blocks(source, start, trunk.steps if trunk else (), runtime)
         resources.callback(cast(Generator, batches).close)  # ends the pipeline's workers, whatever happens
         for first, count, block in batches:
             placed = jax.device_put(block, block_shardings(device_mesh, block))
@@ -124,6 +136,12 @@ def train(
             pending, done = (first, count, metrics), first + count
             if on_progress:
                 on_progress(done, plan.steps)
+            if trunk is not None and done in trunk.steps:
+                flush()  # a loss that is not finite is found before its state is shared
+                pending = None
+                trunk.store(data, done, state, metrics_file.path)
+                if done == trunk.step:
+                    trunk.leave()
             stopping = stop()  # read once: a request between save and raise would go without its save
             if done < plan.steps and (stopping or checkpoints.due()):
                 flush()
@@ -133,7 +151,23 @@ def train(
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
         checkpoints.save(plan.steps, state)
-    return Trained(params=lora.merge(model, state["params"], donate=True), record=meter.summary(start))
+    record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
+    return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
+
+
+def _blocks(
+    source: pipeline.StepSource, start: int, breaks: tuple[int, ...], runtime: Runtime
+) -> Iterator[tuple[int, int, pipeline.Batch]]:
+    """`pipeline.blocks` of which none reaches over one of the steps `breaks`, where the state is wanted."""
+    ends = [step for step in (*breaks, len(source)) if step > start]
+    for first, end in zip([start, *ends], ends, strict=False):
+        yield from pipeline.blocks(
+            source,
+            start_step=first,
+            end_step=end,
+            steps_per_block=runtime.steps_per_dispatch,
+            workers=runtime.data_workers,
+        )
 
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:

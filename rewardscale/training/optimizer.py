@@ -29,13 +29,18 @@ def hyperparameters(recipe: Recipe) -> Hyper:
 def learning_rates(recipe: Recipe, *, steps: int, batch: int) -> np.ndarray:
     """The learning rate of each step, float32 [steps].
 
-    Warm-up is linear over the first `warmup` share of the steps; then constant, linear to 0, cosine
-    to 0 (Loshchilov & Hutter 2017), or constant with a (1 - sqrt) cooldown over the last `cooldown`
-    share ("wsd"; Haegele et al. 2024, arXiv 2405.18392). The peak is scaled by sqrt(batch / pairs_per_step).
+    Warm-up is linear over the first `warmup` share of the steps, or over `warmup_steps`; then constant,
+    linear to 0, cosine to 0 (Loshchilov & Hutter 2017), or constant with a (1 - sqrt) cooldown over the
+    last `cooldown` share ("wsd"; Haegele et al. 2024, arXiv 2405.18392). The peak is scaled by
+    sqrt(batch / pairs_per_step).
     """
     t = (np.arange(steps) + 0.5) / steps
-    warm = np.minimum(1.0, t / recipe.warmup) if recipe.warmup else np.ones(steps)
-    after = np.clip((t - recipe.warmup) / max(1e-12, 1 - recipe.warmup), 0, 1)
+    warmup = recipe.warmup
+    warm = np.minimum(1.0, t / warmup) if warmup else np.ones(steps)
+    if recipe.warmup_steps:  # a function of the step alone: a longer run begins with exactly these rates
+        warmup = min(1.0, recipe.warmup_steps / steps)
+        warm = np.minimum(1.0, (np.arange(steps) + 0.5) / recipe.warmup_steps)
+    after = np.clip((t - warmup) / max(1e-12, 1 - warmup), 0, 1)
     if recipe.schedule == "constant":
         shape = np.ones(steps)
     elif recipe.schedule == "linear":

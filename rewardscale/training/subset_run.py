@@ -15,6 +15,7 @@ from rewardscale.data.subsets import Subset
 from rewardscale.data.tokenised import TokenisedView, open_view
 from rewardscale.evaluation import scorer
 from rewardscale.training import loop
+from rewardscale.training.trunk import Trunk
 
 
 def train_and_score(
@@ -25,11 +26,12 @@ def train_and_score(
     runtime: Runtime,
     directory: Path,
     *,
+    trunk: Trunk | None = None,
     on_progress: Callable[[float], None] | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
     then: Callable[[Callable[[TokenisedView, np.ndarray], np.ndarray]], None] | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Trains `run` on `chosen`, going on from what `directory` holds, and scores `rows`.
+    """Trains `run` on `chosen`, going on from what `directory` (or the `trunk`) holds, and scores `rows`.
 
     `then` is given a function that scores rows of any other view of the same tokenizer with the trained model.
 
@@ -56,6 +58,7 @@ def train_and_score(
         runtime,
         devices,
         directory,
+        trunk=trunk,
         on_metrics=on_metrics,
         on_progress=on_progress and (lambda done, steps: on_progress(done / steps)),
     )

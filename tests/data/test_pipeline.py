@@ -116,6 +116,17 @@ def test_from_any_step_on_blocks_of_any_size_are_the_tail_of_the_whole(view, lev
         assert not block["microbatches"][count:].any() and not block["valid"][count:].any()
 
 
+@settings(max_examples=25, deadline=None)
+@given(start=st.integers(0, 16), end=st.integers(0, 16), size=st.integers(1, 20))
+def test_blocks_may_end_before_the_last_step(view, level, start, end, size):
+    reader = source(view, prepared(view, level)[1])
+    found = list(blocks(reader, start_step=start, end_step=end, steps_per_block=size))
+    assert sum(count for _, count, _ in found) == max(0, end - start)
+    for step, mine in enumerate(steps_of(found), start):
+        equal(mine, reader[step])
+    assert all(len(values) == size for _, _, block in found for values in block.values())
+
+
 def test_workers_change_nothing(view, level):
     """Real processes (each needs seconds to start). Two blocks more than workers, then fewer than workers."""
     reader = source(view, prepared(view, level)[1])

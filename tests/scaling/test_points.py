@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from rewardscale.scaling import forms
 from rewardscale.scaling.collect import ScalingError, curve, load_sweep
@@ -253,6 +254,50 @@ def test_runs_that_differ_in_learning_rate_are_no_draws(own: Path) -> None:
     )
     pl.concat([table, tuned]).write_parquet(own / "results.parquet")
     with pytest.raises(ScalingError, match=r"'pairs': 1000, .*differing in \['lr_scale'\]"):
+        points(load_sweep(own))
+
+
+# Trunks.
+
+
+def trunks_of(y: NDArray) -> NDArray:
+    """SYNTHETIC losses [draws, 5] whose noise is the trunk's: sizes that branched share 95 % of its variance."""
+    noise = 0.02 * (np.sqrt(0.95) * y[:, :1] + np.sqrt(0.05) * y[:, 1:])
+    return 0.5 + np.linspace(0.2, 0.0, 5) + noise
+
+
+def test_intervals_over_draws_cover_where_sizes_share_trunks() -> None:
+    """The mean over sizes of 5 draws: covered by whole draws (trunks), not by points as if they were independent."""
+    rng = np.random.default_rng(0)
+    weights, truth, sets = np.full(5, 0.2), 0.6, 600
+
+    def mean_over_sizes(means: NDArray) -> tuple[NDArray, NDArray]:
+        return means @ weights[:, None], np.broadcast_to(weights, (len(means), 1, 5))
+
+    whole = alone = 0
+    for _ in range(sets):
+        made = from_draws({"pairs": SIZES}, trunks_of(rng.normal(size=(5, 6))))
+        found = resample(made, mean_over_sizes, resamples=999).interval(0)
+        assert found.low is not None and found.high is not None
+        whole += found.low < truth < found.high
+        se = np.sqrt((weights**2 * made.se**2).sum())
+        alone += abs(made.mean @ weights - truth) < stats.t(4).ppf(0.975) * se
+    assert 0.925 < whole / sets < 0.975
+    assert alone / sets < 0.8
+
+
+def test_a_trunk_is_of_one_draw(own: Path) -> None:
+    """Tables without the column, without trunks, and with them give the same points; a split trunk is named."""
+    table, before = results(own), points(load_sweep(own))
+    trunk = pl.format("{}-{}-{}", "model", "level", "draw").alias("trunk")
+    for column in (trunk, pl.lit(None, pl.String).alias("trunk")):
+        table.with_columns(column).write_parquet(own / "results.parquet")
+        made = points(load_sweep(own))
+        assert made.mean.tolist() == before.mean.tolist()
+        assert made.units == before.units == {"draws": 4}, "as many units as there are draws, not trunks"
+    split = pl.format("{}-{}-{}", "model", "level", pl.col("draw") // 2).alias("trunk")
+    table.with_columns(split).write_parquet(own / "results.parquet")
+    with pytest.raises(ScalingError, match=r"trunk 'medium-corrected-0' .*draws \[0, 1\]: .*not independent"):
         points(load_sweep(own))
 
 

@@ -104,6 +104,17 @@ def test_schedules(schedule: str, warmup: float, cooldown: float, steps: int) ->
         assert rates[-1] < 0.1 * rates.max()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
+def test_warm_up_in_steps_is_the_share_that_they_are(schedule: str) -> None:
+    """And a run shorter than its warm-up never reaches the peak."""
+    recipe = Recipe(schedule=schedule, warmup=0.25, cooldown=0.5, learning_rate=0.3, pairs_per_step=32)
+    in_steps = dataclasses.replace(recipe, warmup=0.9, warmup_steps=10)
+    share, steps = (optimizer.learning_rates(r, steps=40, batch=32) for r in (recipe, in_steps))
+    np.testing.assert_allclose(steps, share, rtol=1e-6)
+    short = optimizer.learning_rates(in_steps, steps=6, batch=32)
+    assert np.isfinite(short).all() and short.max() < 0.3 * 0.6
+
+
 def test_a_smaller_batch_lowers_the_rate_by_its_square_root() -> None:
     recipe = Recipe(learning_rate=0.3, pairs_per_step=32)
     full, quarter = (optimizer.learning_rates(recipe, steps=9, batch=batch) for batch in (32, 8))

@@ -24,7 +24,7 @@ from rewardscale.config import SweepConfig
 from rewardscale.sweeps.grid import Cell
 
 _GRACE_SECONDS = 60.0  # how long a worker may take to save its state when asked to stop
-_BUSY_PAUSE_SECONDS = 2.0
+_BUSY_PAUSE_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Event:
     """What happened to a cell.
 
     `kind` is "progress" (value: share done), "metrics" (records), "done", "failed" (reason), "busy" (another
-    launch is at it) or "interrupted".
+    process is at it, or at the trunk it begins with) or "interrupted".
     """
 
     kind: str
@@ -71,11 +71,11 @@ def run_cells(
     *,
     metrics: bool = False,
 ) -> None:
-    """Runs all cells, largest first, and reports events as they come.
+    """Runs all cells, largest first and trunks before their branches, and reports events as they come.
 
     KeyboardInterrupt (Ctrl-C, SIGTERM) asks the workers to save and stop, waits for them, and is raised again.
     """
-    queue = deque(sorted(cells, key=lambda c: -(c.flops or 0.0)))
+    queue = deque(sorted(cells, key=lambda c: (c.branch is not None and c.branch.follows, -(c.flops or 0.0))))
     count = min(config.runtime.workers or default_workers(), max(1, len(queue)))
     environment = _environment(count)
     context = multiprocessing.get_context("spawn")
@@ -90,6 +90,7 @@ def run_cells(
         return _Worker(number, process, ours)
 
     workers = [start(i) for i in range(count)]
+    waiting = 0  # cells that were busy, one after another
     try:
         for worker in workers:
             _feed(worker, queue)
@@ -99,8 +100,11 @@ def run_cells(
                 for event in _receive(worker):
                     on_event(event)
                     if event.kind == "busy" and event.cell is not None:
-                        queue.append(event.cell)  # another launch is at it: look again later
-                        time.sleep(0.0 if len(queue) > 1 else _BUSY_PAUSE_SECONDS)
+                        queue.append(event.cell)  # look again later; not at once if all that is left is busy
+                        waiting += 1
+                        time.sleep(_BUSY_PAUSE_SECONDS if waiting >= len(queue) else 0.0)
+                    elif event.kind in ("done", "failed"):
+                        waiting = 0
                     if event.kind in ("done", "failed", "busy", "interrupted"):
                         if not worker.process.is_alive():
                             worker = workers[worker.number] = start(worker.number)

@@ -1,0 +1,127 @@
+"""One trunk, many data sizes: runs that differ only in how long they are share their first steps.
+
+Subsets are nested, a batch follows from its step, and under some recipes so does the learning rate, until the run cools
+down (Recipe.trunk_steps). So the state before a run's cooldown is the state of every longer run at that step: whichever
+gets there first leaves it for the others, which begin there (Haegele et al. 2024, arXiv 2405.18392). Nothing else is
+shared, and no run is a trunk only: with states gone or out of reach a run trains its steps itself, to the same result.
+
+<workdir>/trunks/<trunk id>/lock      held by the run that is extending the trunk
+                            <step>/   state/ (orbax), metrics.jsonl (of the steps before), trunk.json (which pairs)
+runs/<run id>/trunk.json              which state a run began with
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardscale import atomic
+from rewardscale.config import ConfigError, Recipe
+from rewardscale.data import arrays
+from rewardscale.data.comparison import DataError
+from rewardscale.data.training_data import TrainingData
+from rewardscale.training.tracker import read_metrics
+
+_STATE, _METRICS, _RECORD = "state", "metrics.jsonl", "trunk.json"
+
+
+class Trunk:
+    """What one run shares with the others of its trunk.
+
+    Args:
+      directory: where the trunk's states are, named by its id.
+      steps: where states are wanted, in order, up to where this run leaves the trunk: the last of them.
+    """
+
+    def __init__(self, directory: Path, steps: tuple[int, ...]):
+        self.directory, self.steps, self.step = Path(directory), steps, steps[-1]
+        self._held = contextlib.ExitStack()
+
+    def stored(self, step: int) -> bool:
+        """Whether the state after `step` steps is there, whole."""
+        return (self.directory / str(step) / _RECORD).exists()
+
+    def newest(self) -> int:
+        """The largest stored step that this run can begin with, 0 if there is none."""
+        if not self.directory.exists():
+            return 0
+        names = (path.name for path in self.directory.iterdir())
+        steps = (int(name) for name in names if name.isdecimal() and int(name) <= self.step)
+        return max((step for step in steps if self.stored(step)), default=0)
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[bool]:
+        """Within the block, until `leave`, no other run extends the trunk; yields False if one is doing so already.
+
+        A run whose own state is there extends nothing and waits for nobody.
+        """
+        with contextlib.ExitStack() as self._held:
+            free = self.stored(self.step)
+            yield free or self._held.enter_context(atomic.locked(self.directory / "lock", wait=False))
+
+    def leave(self) -> None:
+        """From here on the run is on its own: another one may extend the trunk."""
+        self._held.close()
+
+    def check(self, recipe: Recipe, data: TrainingData) -> None:
+        """Raises ConfigError if a longer run would not have this run's first `step` steps."""
+        shared = recipe.trunk_steps(int(data.plan.starts[-1]), int(data.plan.starts[1]))
+        if self.step > shared:
+            why = recipe.why_no_trunk() or "then its cooldown begins"
+            raise ConfigError(f"the run shares {shared} steps with longer ones, not {self.step}: {why}")
+
+    def take(self, data: TrainingData, abstract: Any, directory: Path) -> tuple[Any, list[dict[str, Any]]]:
+        """The newest state, on the shardings of `abstract`, and the metrics of the steps before it.
+
+        The run's folder then holds those metrics and the step. Raises DataError if other pairs were trained on.
+        """
+        from rewardscale.training.checkpoint import (
+            load_state,
+        )  # orbax and jax are imported only where they compute
+
+        step = self.newest()
+        folder = self.directory / str(step)
+        record = json.loads((folder / _RECORD).read_text())
+        if record["pairs"] != _order_fingerprint(data, step):
+            raise DataError(
+                f"{folder} was trained on other pairs than the first {step} steps of this run: delete {self.directory}"
+            )
+        state = load_state(folder / _STATE, abstract)
+        lines = read_metrics(folder / _METRICS)
+        atomic.write_bytes(directory / _METRICS, "".join(line for line, _ in lines).encode())
+        atomic.write_json(directory / _RECORD, {"trunk": self.directory.name, "step": step})
+        return state, [record for _, record in lines]
+
+    def store(self, data: TrainingData, step: int, state: Any, metrics: Path) -> None:
+        """Keeps the state after `step` steps for the others, unless it is there; `metrics` is the run's file."""
+        from rewardscale.training.checkpoint import save_state
+
+        if self.stored(step):
+            return
+        lines = [line for line, record in read_metrics(metrics) if record["step"] < step]
+        with atomic.new_directory(self.directory / str(step)) as folder:
+            save_state(folder / _STATE, state)
+            atomic.write_bytes(folder / _METRICS, "".join(lines).encode())
+            atomic.write_json(folder / _RECORD, {"step": step, "pairs": _order_fingerprint(data, step)})
+
+    def record(self, directory: Path) -> dict[str, Any]:
+        """For the record of the run in `directory`: its trunk, where it leaves it, and the step it began at."""
+        path = directory / _RECORD
+        began = json.loads(path.read_text())["step"] if path.exists() else 0
+        return {"trunk": self.directory.name, "branched_at": self.step, "steps_from_trunk": began}
+
+
+def _order_fingerprint(data: TrainingData, steps: int) -> str:
+    """Hash (32 hex digits) of which pairs the first steps train on, and how; not of how they are packed."""
+    digest = hashlib.blake2b(digest_size=16)
+    arrays.update(digest, data.plan.starts[: steps + 1], np.int64)
+    here = slice(0, int(data.plan.starts[steps]))
+    for values in (data.trees.rows, data.trees.left, data.trees.skip):
+        arrays.update(digest, values[here], np.int64)
+    for values in (data.weight, data.target):
+        arrays.update(digest, values[here])
+    return digest.hexdigest()
