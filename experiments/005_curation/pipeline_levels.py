@@ -84,6 +84,8 @@ def measure(run: Path, sweep: Sweep, data_dir: Path | None) -> pl.DataFrame:
     inputs = prepare(from_mapping(CurationConfig, made), run, data_dir)
     students = Students.of(inputs, 0)
     own = points(sweep, "loss_recalibrated", units=best_units(sweep))
+    if own.why_no_interval():  # fewer than five clusters of test pairs: over draws, for these test pairs
+        own = points(sweep, "loss_recalibrated", units="draws")
     (_, raw_right), out = label_facts(inputs, read_level(run / "levels" / "raw")), []
     for name in in_order(sweep.table["level"].unique().to_list()):
         level = read_level(run / "levels" / name)
