@@ -163,8 +163,9 @@ class CurationConfig:
       iterations: of stage 1. k_max: neighbours of a gold pair that the best reward model gets wrong. examples: worked
         examples a question. selected: most pairs an iteration judges (0: no limit). people_per_iteration: pairs of
         these that people judge. category_weight: added to a pair's informativeness (0 to 1) by its category.
-      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random). embedder: see
-        curation/retrieval/embed.py.
+      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random). embedder: "hashed" n-grams,
+        "minilm" (constraints-encoder.txt) or a sentence encoder's folder (curation/retrieval/embed.py). nearest:
+        "exact", or "approximate" by the search that TPUs have (recall 0.95; elsewhere it is exact).
       silver: what becomes of a judged pair whose label the judges turn round: "flip" (trained on as they say) or
         "remove" (not trained on).
       ask_below: the probability, in [0.5, 1), above which the best reward model agrees with a label; stage 2 asks
@@ -197,6 +198,7 @@ class CurationConfig:
     category_weight: Mapping[str, float] = dataclasses.field(default_factory=dict)
     retrieval: str = "adaptive"
     embedder: str = "hashed"
+    nearest: str = "exact"
     silver: str = "flip"
     ask_below: float = 0.5
     recycling: bool = True
@@ -220,6 +222,7 @@ class CurationConfig:
         choice("source", self.source, SOURCES)
         choice("validation_by", self.validation_by, ("group", "pairs"))
         choice("retrieval", self.retrieval, ("adaptive", "random"))
+        choice("nearest", self.nearest, ("exact", "approximate"))
         choice("silver", self.silver, ("flip", "remove"))
         choice("tie", self.tie, ("tie", "cannot_say"))
         positive("config", self, "seed_pairs", "k_max")

@@ -6,15 +6,18 @@ ledger; what was answered is not asked again.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
 from rewardscale.config.curation import CurationConfig, SimulatedConfig
 from rewardscale.curation.annotators.backend import AnnotationBackend, make_tasks
@@ -108,6 +111,11 @@ class Workbench:
     def vectors_with_attributes(self, questions: Sequence[Question]) -> np.ndarray:
         """float32 [questions, d] of conversation and attributes."""
         return self.embedder.embed([text_of(q.comparison, q.attributes) for q in questions])
+
+    @functools.cached_property
+    def search(self) -> dict[str, Any]:
+        """How `nearest.top_k` looks for neighbours: over all devices, exactly or not."""
+        return {"mesh": meshes.make_mesh((-1, 1, 1)), "approximate": self.config.nearest == "approximate"}
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         pieces = []
@@ -208,6 +216,7 @@ class Workbench:
             self.vectors_with_attributes(self.questions(gold)),
             self.inputs.prompts[gold],
             k=min(self.config.examples, len(gold)),
+            **self.search,
         )
         return self.questions(rows, np.where(nearest >= 0, gold[nearest], -1))
 
