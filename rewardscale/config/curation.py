@@ -241,6 +241,11 @@ class CurationConfig:
             raise ConfigError("people.kind is 'votes': only source 'votes' holds people's votes")
         if self.people.kind == "simulated" and self.source == "corpus":
             raise ConfigError("simulated people need a source whose truth is known: planted or votes")
+        if self.attributes == "simulated" and self.source == "corpus":
+            raise ConfigError(
+                "simulated attributes say nothing of real pairs, and people would read them: set attributes to "
+                "the name of an llm_judge, or to '' for none"
+            )
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ConfigError(f"name={self.name!r} must do as a folder's name")
         self._check_judges()
