@@ -173,7 +173,10 @@ def test_a_plan_asks_nobody_and_its_calls_bound_what_is_paid(tmp_path: Path, fin
         ({"validation": 1.0}, "validation=1.0"),
         ({"ask_below": 0.2}, "ask_below=0.2"),
         ({"source": "corpus"}, "name the folder of a finished corpus"),
-        ({"source": "corpus", "corpus": "c", "people": PeopleConfig("page")}, "simulated attributes say nothing"),
+        (
+            {"source": "corpus", "corpus": "c", "people": PeopleConfig("page")},
+            "simulated attributes say nothing",
+        ),
         ({"judges": TINY.judges + TINY.judges[:1]}, "simulated-judge-large is there twice"),
         ({"levels": ("filterd",)}, "filterd"),
         ({"retrieval": "clever"}, "clever"),
