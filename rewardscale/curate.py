@@ -21,6 +21,7 @@ Exit codes: 0 done, 2 bad input or no budget left, 3 waiting for people, 130 int
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             if str(reason) != told:
                 print(told := str(reason), flush=True)
             if not options.wait:
-                print(_how_people_judge(config, options))
+                print(_how_people_judge(config, options, overrides))
                 return WAITING
             time.sleep(_LOOK_AGAIN)
         except (BudgetSpent, EndpointError, LabelStudioError) as error:
@@ -76,9 +77,16 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-def _how_people_judge(config: CurationConfig, options: argparse.Namespace) -> str:
+def _how_people_judge(config: CurationConfig, options: argparse.Namespace, overrides: dict[str, str]) -> str:
     if config.people.kind == "page":
-        where = f"python -m rewardscale.curate people --serve --config={options.config} starts their page"
+        flags = [
+            f"--config={options.config}",
+            *(f"--config.{key}={value}" for key, value in overrides.items()),
+        ]
+        if options.workdir:
+            flags.append(f"--workdir={options.workdir}")
+        command = shlex.join(["python", "-m", "rewardscale.curate", "people", "--serve", *flags])
+        where = f"{command} starts their page"
     else:
         where = f"they judge at {config.people.label_studio.url}"
     return f"{where}; the same command as now goes on when they are done (with --wait by itself)"

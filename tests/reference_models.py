@@ -4,6 +4,7 @@
 {"do": "score", "directory", "sequences", "side", "dtype"}                 -> {"rewards": [...]}
 {"do": "gradients", "directory", "chosen", "rejected", "out"}              writes the Bradley-Terry loss's gradients
 {"do": "embed", "directory", "sequences"}                                  -> {"vectors": [...]}, means of length 1
+{"do": "tokens", "directory", "texts", "longest"}                         -> {"ids": [[...]]}
 {"do": "count", "config", "kind"}                                          -> {"parameters": n}
 """
 
@@ -17,6 +18,7 @@ from transformers import (  # pyright: ignore[reportMissingImports]
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
 )
 
 torch.set_num_threads(1)
@@ -69,6 +71,11 @@ def embed(directory, sequences):
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state
     means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     return {"vectors": torch.nn.functional.normalize(means).double().tolist()}
+
+
+def tokens(directory, texts, longest):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return {"ids": tokenizer(texts, truncation=True, max_length=longest)["input_ids"]}
 
 
 def count(config, kind="causal"):

@@ -163,8 +163,9 @@ class CurationConfig:
       iterations: of stage 1. k_max: neighbours of a gold pair that the best reward model gets wrong. examples: worked
         examples a question. selected: most pairs an iteration judges (0: no limit). people_per_iteration: pairs of
         these that people judge. category_weight: added to a pair's informativeness (0 to 1) by its category.
-      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random). embedder: see
-        curation/retrieval/embed.py.
+      retrieval: "adaptive" (error-driven) or "random" (as many pairs, drawn at random). embedder: "hashed" n-grams,
+        "minilm" (constraints-encoder.txt) or a sentence encoder's folder (curation/retrieval/embed.py). nearest:
+        "exact", or "approximate" by the search that TPUs have (recall 0.95; elsewhere it is exact).
       silver: what becomes of a judged pair whose label the judges turn round: "flip" (trained on as they say) or
         "remove" (not trained on).
       ask_below: the probability, in [0.5, 1), above which the best reward model agrees with a label; stage 2 asks
@@ -198,6 +199,7 @@ class CurationConfig:
     category_weight: Mapping[str, float] = dataclasses.field(default_factory=dict)
     retrieval: str = "adaptive"
     embedder: str = "hashed"
+    nearest: str = "exact"
     silver: str = "flip"
     ask_below: float = 0.5
     recycling: bool = True
@@ -222,6 +224,7 @@ class CurationConfig:
         choice("source", self.source, SOURCES)
         choice("validation_by", self.validation_by, ("group", "pairs"))
         choice("retrieval", self.retrieval, ("adaptive", "random"))
+        choice("nearest", self.nearest, ("exact", "approximate"))
         choice("silver", self.silver, ("flip", "remove"))
         choice("tie", self.tie, ("tie", "cannot_say"))
         positive("config", self, "seed_pairs", "k_max")
@@ -240,6 +243,11 @@ class CurationConfig:
             raise ConfigError("people.kind is 'votes': only source 'votes' holds people's votes")
         if self.people.kind == "simulated" and self.source == "corpus":
             raise ConfigError("simulated people need a source whose truth is known: planted or votes")
+        if self.attributes == "simulated" and self.source == "corpus":
+            raise ConfigError(
+                "simulated attributes say nothing of real pairs, and people would read them: set attributes to "
+                "the name of an llm_judge, or to '' for none"
+            )
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ConfigError(f"name={self.name!r} must do as a folder's name")
         self._check_judges()

@@ -83,7 +83,7 @@ def retrieve(bench: Workbench, state: Known, best: RewardModel, iteration: int) 
     if not len(gold) or not len(pool):
         return pl.DataFrame(schema=_WHY)
     asking = bench.vectors_with_attributes(bench.questions(gold))
-    found = select(gold, p, asking, pool, bench.vectors(pool), k_max=config.k_max)
+    found = select(gold, p, asking, pool, bench.vectors(pool), k_max=config.k_max, **bench.search)
     if config.selected:
         found = found.sort(["p", "rank", "row"]).head(config.selected).sort("row")
     if config.retrieval == "random":

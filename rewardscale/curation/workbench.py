@@ -12,11 +12,13 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from rewardscale import atomic
+from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
 from rewardscale.config.curation import CurationConfig, SimulatedConfig
 from rewardscale.curation.annotators.backend import AnnotationBackend, make_tasks
@@ -92,6 +94,11 @@ class Workbench:
     def vectors_with_attributes(self, questions: Sequence[Question]) -> np.ndarray:
         """float32 [questions, d] of conversation and attributes."""
         return self.embedder.embed([text_of(q.comparison, q.attributes) for q in questions])
+
+    @functools.cached_property
+    def search(self) -> dict[str, Any]:
+        """How `nearest.top_k` looks for neighbours: over all devices, exactly or not."""
+        return {"mesh": meshes.make_mesh((-1, 1, 1)), "approximate": self.config.nearest == "approximate"}
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         pieces = []
@@ -217,6 +224,7 @@ class Workbench:
                 vectors,
                 self.inputs.prompts[gold],
                 k=min(self.config.examples, len(gold)),
+                **self.search,
             )
             for question, own in zip(plain, nearest.tolist(), strict=True):
                 found = tuple(examples[int(gold[number])] for number in own if number >= 0)

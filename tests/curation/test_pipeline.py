@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from rewardscale.config import ConfigError
-from rewardscale.config.curation import CurationConfig
+from rewardscale.config.curation import CurationConfig, PeopleConfig
 from rewardscale.curation import inputs as inputs_
 from rewardscale.curation import pipeline
 from rewardscale.curation.known import held_out, known
@@ -198,6 +198,10 @@ def test_a_plan_asks_nobody_and_its_calls_bound_what_is_paid(tmp_path: Path, fin
         ({"validation": 1.0}, "validation=1.0"),
         ({"ask_below": 0.2}, "ask_below=0.2"),
         ({"source": "corpus"}, "name the folder of a finished corpus"),
+        (
+            {"source": "corpus", "corpus": "c", "people": PeopleConfig("page")},
+            "simulated attributes say nothing",
+        ),
         ({"judges": TINY.judges + TINY.judges[:1]}, "simulated-judge-large is there twice"),
         ({"levels": ("filterd",)}, "filterd"),
         ({"retrieval": "clever"}, "clever"),

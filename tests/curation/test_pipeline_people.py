@@ -98,7 +98,8 @@ def test_the_command_says_where_people_judge_and_who_does(
     flags = [f"--workdir={tmp_path}", "--config=curate.py:tiny", "--config.people.kind=page"]
     assert main(["run", *flags]) == 3
     said = capsys.readouterr().out
-    assert "people have judged 0 of" in said and "people --serve --config=curate.py:tiny" in said
+    served = "people --serve --config=curate.py:tiny --config.people.kind=page --workdir="
+    assert "people have judged 0 of" in said and f"{served}{tmp_path} starts" in said
     assert main(["people", *flags, "--invite=ann", "--port=8123"]) == 0
     assert "http://127.0.0.1:8123/" in capsys.readouterr().out
     assert main(["people", *flags]) == 0

