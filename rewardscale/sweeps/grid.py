@@ -9,7 +9,7 @@ import numpy as np
 from rewardscale import flops
 from rewardscale.config import ConfigError, Grid, ModelConfig, Recipe, RunConfig, SweepConfig
 from rewardscale.data import rows as tree_rows
-from rewardscale.data.subsets import Subset, subset
+from rewardscale.data.subsets import Subset, available, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.models.presets import get_model, is_convex
 from rewardscale.sweeps.datasets import Dataset
@@ -88,7 +88,8 @@ def _grid_cells(
     for level, draw in itertools.product(grid.levels, draws):
         curated = dataset.level(level, draw)
         data = {"corpus": dataset.corpus.fingerprint, "level": curated.fingerprint}
-        for fold, pairs in itertools.product(folds, grid.pairs):
+        for fold, size in itertools.product(folds, grid.pairs):
+            pairs = size or available(curated, dataset.pool(fold))
             chosen = subset(curated, pairs, pool=dataset.pool(fold), seed=config.seed, draw=draw)
             distinct = len(np.unique(texts[chosen.rows]))
             evaluations = {name: e.fingerprint for name, e in dataset.evaluations(fold).items()}
