@@ -39,7 +39,7 @@ STAGES = tuple(f"@iter{n}" for n in range(9))  # the seed, iterations 1 to 8; st
 FIGURE = (*(f"gathered_{curve}{stage}" for curve in CURVES for stage in STAGES), *CURVES)
 SNAPSHOTS = (*(f"{curve}{stage}" for curve in CURVES[1:] for stage in STAGES), *CURVES)
 PLACEBOS = ("shuffled_scores", "random_matched", "matched", "selection_only")
-_L2 = tuple(10.0 ** (k / 2) for k in range(-8, 5))
+_L2 = tuple(10.0 ** (k / 2) for k in range(-6, 3))
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -182,6 +182,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     options, overrides = configfile.parse_arguments(
         parser, arguments, example="--config.runtime.row_length=8192"
     )
+    said = ("model", "mode", "length", "rows_per_chip", "mesh", "remat", "attention", "table")
+    said += tuple(field.name for field in dataclasses.fields(Storage))
+    for name in said if options.config else ():
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(
+                f"--{name} is for a preset; with --config it is said by the config (--config.KEY=VALUE)"
+            )
     if overrides and not options.config:
         parser.error("overrides are of a training's config: name it with --config")
     if not options.table and not options.config and not (options.model and options.topology):

@@ -228,6 +228,9 @@ def test_overrides_want_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         plan.main(["--model=qwen3-0.6b", "--topology=v5e", "--config.runtime.remat=none"])
     assert "name it with --config" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        plan.main(["--config=skywork_v2.py:qwen3-0.6b", "--length=4096"])
+    assert "--length is for a preset" in capsys.readouterr().err
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:

@@ -6,6 +6,7 @@ as the TPU compiler is asked about it (training/planning.py).
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ class Estimate:
     Attributes:
       model, sizes: what is trained, on what. pairs: trained on, a pass. steps, batch: of how many pairs.
       tokens: of the whole training. flops: of it, `flops_apart` with each prompt computed once a response.
-      rows: full rows that a step's tokens need. microbatches: that hold them. filled: share of their tokens in trees.
+      rows: full rows that a step's tokens need. together: rows of a microbatch. microbatches: that hold them.
+      filled: share of their tokens in trees.
       chips: of the slice. peak: bfloat16 operations a second of one. hours: of the slice; 0 without a slice.
     """
 
@@ -60,6 +62,7 @@ class Estimate:
     flops: float
     flops_apart: float
     rows: int
+    together: int
     microbatches: int
     filled: float
     chips: int
@@ -115,7 +118,7 @@ def step_job(config: TrainConfig, *, topology: str = "", slots: int = 0, effort:
         model,
         topology,
         shape,
-        rows=-(-runtime.rows_per_microbatch // (shape[0] * shape[1])),
+        rows=_rows(config, shape) // (shape[0] * shape[1]),
         length=runtime.row_length,
         slots=slots or assumed_sizes(config).slots,
         storage=config.recipe.storage,
@@ -123,6 +126,12 @@ def step_job(config: TrainConfig, *, topology: str = "", slots: int = 0, effort:
         attention=runtime.attention,
         effort=effort,
     )
+
+
+def _rows(config: TrainConfig, shape: tuple[int, int, int]) -> int:
+    """Rows of a microbatch: as many as asked for, and no fewer than are dealt evenly over data x fsdp."""
+    parts = shape[0] * shape[1]
+    return -(-config.runtime.rows_per_microbatch // parts) * parts
 
 
 def assumed_sizes(config: TrainConfig) -> Sizes:
@@ -202,11 +211,12 @@ def estimate(config: TrainConfig, sizes: Sizes | None = None) -> Estimate:
         flops.training_flops(model, tokens=positions * each, keys=positions * keys)
         for each, keys in ((sizes.tokens, sizes.keys), sizes.apart)
     )
-    length = config.runtime.row_length or int(sizes.tokens)
-    rows = -(-int(batch * sizes.tokens) // length)
-    microbatches = -(-rows // config.runtime.rows_per_microbatch)
-    filled = batch * sizes.tokens / (microbatches * config.runtime.rows_per_microbatch * length)
     chips = planning.chips(assumed.topology) if assumed.topology else 0
+    shape = planning.mesh_over(assumed.topology, config.runtime.mesh, model=model) if chips else (1, 1, 1)
+    length, together = config.runtime.row_length or round(sizes.tokens), _rows(config, shape)
+    rows = math.ceil(batch * sizes.tokens / length)
+    microbatches = -(-rows // together)
+    filled = batch * sizes.tokens / (microbatches * together * length)
     peak = mesh.bf16_peak(f"tpu {assumed.topology.partition(':')[0]}") or 0.0
     seconds = operations / (chips * peak * assumed.mfu * filled) if chips else 0.0
     return Estimate(
@@ -219,6 +229,7 @@ def estimate(config: TrainConfig, sizes: Sizes | None = None) -> Estimate:
         flops=operations,
         flops_apart=apart,
         rows=rows,
+        together=together,
         microbatches=microbatches,
         filled=filled,
         chips=chips,
@@ -245,7 +256,7 @@ def page(config: TrainConfig, found: Estimate, *, spec: str) -> str:
         "a pair",
         "         a multiply-add is 2, a step 3 forward passes, attention causal; look-ups and recomputation are 0",
         f"rows     {found.rows:,} of {runtime.row_length or round(sizes.tokens):,} tokens a step at least, in "
-        f"{found.microbatches} microbatches of {runtime.rows_per_microbatch}: {found.filled:.0%} filled",
+        f"{found.microbatches} microbatches of {found.together}: {found.filled:.0%} filled",
         *_hours(config, found),
     ]
     if assumed.topology and runtime.row_length:

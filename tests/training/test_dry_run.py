@@ -169,4 +169,8 @@ def test_a_step_is_compiled_for_what_is_said() -> None:
         dry_run.step_job(config)
     config = load("skywork_v2.py:qwen3-0.6b-dev")
     assert dry_run.step_job(config, topology="v5e:4x4").mesh == (1, 4, 4)
+    few = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, rows_per_microbatch=5))
+    assert (
+        dry_run.step_job(few).rows == 2 and dry_run.estimate(few).together == 8
+    )  # as training makes it whole
     assert dry_run.step_job(config, slots=8).slots == 8 and dry_run.step_job(config).slots == 64
