@@ -3,22 +3,23 @@
 python -m rewardscale.curate --config=curate.py                        # a planted world of 5,000 pairs
 python -m rewardscale.curate --config=curate.py:tiny                   # 600 pairs, seconds
 python -m rewardscale.curate --config=curate.py:votes --data_dir=DIR   # ukpconvarg1: people's votes, a simulated judge
+python -m rewardscale.curate --config=curate.py:paper                  # 20,000 pairs, for configs/paper_curves.py
 python -m rewardscale.curate plan --config=curate.py                   # what it would ask and cost
 
-Judges and people of all three are simulated, with error rates that are written here. Expect of the first: a quarter of
+Judges and people of all are simulated, with error rates that are written here. Expect of the first: a quarter of
 the raw labels is wrong; `filtered` keeps about six in ten with 5 % wrong. A corpus of your own, with real people and
 endpoints, is in docs/curation.md.
 """
 
 from ml_collections import ConfigDict
 
-from rewardscale.config.curation import LEVELS, PARTS, CurationConfig
+from rewardscale.config.curation import GATHERED, LEVELS, PARTS, CurationConfig
 from rewardscale.sweeps.configfile import choose_variant, defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
     config = defaults(CurationConfig)
-    choose_variant(variant, {"": _planted, "tiny": _tiny, "votes": _votes}, "curate.py")(config)
+    choose_variant(variant, VARIANTS, "curate.py")(config)
     return config
 
 
@@ -70,6 +71,15 @@ def _tiny(config: ConfigDict) -> None:
     config.reward_model = "hash256"
 
 
+def _paper(config: ConfigDict) -> None:
+    """What the figure of the paper needs: a pool much larger than what is gathered, and the levels of what was."""
+    _planted(config)
+    config.name = "curate-paper"
+    config.planted.train = 20_000
+    config.seed_pairs = 800  # half of them are the gold validation split
+    config.levels = (*LEVELS, *PARTS, *GATHERED)
+
+
 def _votes(config: ConfigDict) -> None:
     """Raw: one vote. People: another one, where they are asked. Truth: the majority of the others. Money: votes."""
     config.name = "curate-votes"
@@ -81,3 +91,6 @@ def _votes(config: ConfigDict) -> None:
     config.people_per_iteration = 200
     config.judges = JUDGES[:1]
     config.raw_price, config.cost_unit = 1.0, "votes"
+
+
+VARIANTS = {"": _planted, "tiny": _tiny, "paper": _paper, "votes": _votes}

@@ -64,8 +64,12 @@ def peak_flops(dtype: str) -> float | None:
     """Peak matrix operations a second of one device in `dtype`, by its data sheet; None where unknown."""
     if dtype != "bfloat16":
         return None
-    kind = jax.devices()[0].device_kind.lower()
-    return next((peak for name, peak in _BF16_PEAKS if name in kind), None)
+    return bf16_peak(jax.devices()[0].device_kind)
+
+
+def bf16_peak(kind: str) -> float | None:
+    """The same of a kind of device by its name ("TPU v5p", "NVIDIA H800"), there or not."""
+    return next((peak for name, peak in _BF16_PEAKS if name in kind.lower()), None)
 
 
 # Dense bf16 operations a second by the vendors' data sheets (cloud.google.com/tpu/docs, nvidia.com data sheets).
@@ -79,5 +83,6 @@ _BF16_PEAKS = (
     ("tpu v4", 275e12),
     ("h200", 989.5e12),
     ("h100", 989.5e12),
+    ("h800", 989.5e12),
     ("a100", 312e12),
 )

@@ -3,6 +3,7 @@
     python -m rewardscale.plan --model=qwen3-0.6b --topology=v5e:16x16            # most rows and longest row that fit
     python -m rewardscale.plan --model=qwen3-0.6b --topology=v5e                  # the smallest v5e slice that fits
     python -m rewardscale.plan --model=llama3.1-8b --topology=v5p:4x4x4 --rows_per_chip=4 --length=8192   # that alone
+    python -m rewardscale.plan --config=skywork_v2.py:qwen3-8b                    # a training's own step, on its slice
     python -m rewardscale.plan --table                                            # docs/plan.md: all presets
 
 A compile takes half a minute to some minutes; each is kept in --cache, so the same command goes on where it
@@ -18,23 +19,39 @@ import sys
 from pathlib import Path
 
 from rewardscale.cli import exit_code
-from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage
+from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage, TrainConfig
+from rewardscale.sweeps import configfile
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, compiles what is not cached, prints a table. Returns the exit code."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _run(options))
+    options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(options, overrides))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.training.planning import CompileError
 
     try:
+        if options.config:
+            return _recipe(options, overrides)
         return _table(options) if options.table else _plan(options)
     except CompileError as error:
         print(f"error: the compile failed: {error}", file=sys.stderr)
         return 1
+
+
+def _recipe(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """The step of a training's config: its types, mesh, microbatch and rows."""
+    from rewardscale.training import dry_run, planning
+
+    config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
+    job = dry_run.step_job(config, topology=options.topology, slots=options.slots, effort=options.effort)
+    result = _compiler(options)(job)
+    print(
+        f"{options.config}, {planning.describe(job)}, {job.slots} trees a row: {planning.verdict(job, result)}"
+    )
+    return 0 if result.fits else 1
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -114,7 +131,7 @@ def _sizes(text: str) -> list[int] | None:
         raise ConfigError(f"--mesh={text}: three whole numbers, as in 1,-1,1") from error
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -123,6 +140,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     default = Storage(parameters="bfloat16")
     types = ("float32", "bfloat16")
     add = parser.add_argument
+    add(
+        "--config",
+        default="",
+        metavar="FILE[:VARIANT]",
+        help="of a training; says all but --effort, --slots and cache",
+    )
+    add(
+        "--slots",
+        type=int,
+        default=0,
+        help="with --config: trees a row (default: what its assumed lengths need)",
+    )
     add("--model", default="", help="a preset, e.g. qwen3-0.6b")
     add(
         "--topology",
@@ -150,12 +179,23 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--offline", action="store_true", help="compile nothing: only what the cache holds")
     add("--table", action="store_true", help="all presets on all slices, as a page")
     add("--out", type=Path, default=Path("docs/plan.md"), help="where --table writes")
-    options = parser.parse_args(arguments)
-    if not options.table and not (options.model and options.topology):
-        parser.error("--model and --topology are needed, or --table")
+    options, overrides = configfile.parse_arguments(
+        parser, arguments, example="--config.runtime.row_length=8192"
+    )
+    said = ("model", "mode", "length", "rows_per_chip", "mesh", "remat", "attention", "table")
+    said += tuple(field.name for field in dataclasses.fields(Storage))
+    for name in said if options.config else ():
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(
+                f"--{name} is for a preset; with --config it is said by the config (--config.KEY=VALUE)"
+            )
+    if overrides and not options.config:
+        parser.error("overrides are of a training's config: name it with --config")
+    if not options.table and not options.config and not (options.model and options.topology):
+        parser.error("--model and --topology are needed, or --config, or --table")
     if options.length < 1 or options.rows_per_chip < 0:
         parser.error("--length must be at least 1, --rows_per_chip at least 0")
-    return options
+    return options, overrides
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python -m rewardscale.train --config=train.py:lora --config.model=DIR --config.data=a.jsonl.gz,b.parquet \\
         --config.validation=held_out.jsonl --workdir=runs/mine
     python -m rewardscale.train --config=train.py --config.model=d6 --config.tokenizer=DIR --config.data=...
+    python -m rewardscale.train --config=skywork_v2.py:qwen3-8b --dry_run                # what it would take
 
 A line of a file is {"prompt": "...", "chosen": "...", "rejected": "..."}; the answers, and the prompt, may be lists of
 chat messages as in public preference sets. A model that has a reward head keeps it and its conventions; a language
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from rewardscale.cli import exit_code
-from rewardscale.config import DATA_VARIABLE, TrainConfig
+from rewardscale.config import DATA_VARIABLE, ConfigError, TrainConfig
 from rewardscale.evaluation.eval_tables import terminal
 from rewardscale.sweeps import configfile
 
@@ -46,6 +47,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.training.checkpoint import Interrupted
 
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
+    if options.dry_run or options.lengths:
+        return _dry_run(config, options)
     workdir = options.workdir or Path("runs") / config.name
     data_dir = options.data_dir or (Path(os.environ[DATA_VARIABLE]) if DATA_VARIABLE in os.environ else None)
     bars: dict[str, tqdm] = {}
@@ -66,6 +69,16 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         for bar in bars.values():
             bar.close()
     print(closing(outcome, workdir))
+    return 0
+
+
+def _dry_run(config: TrainConfig, options: argparse.Namespace) -> int:
+    from rewardscale.training import dry_run
+
+    if not options.dry_run:
+        raise ConfigError(f"--lengths={options.lengths} is for --dry_run; a training reads its own data")
+    sizes = dry_run.measured_sizes(config, options.lengths) if options.lengths else None
+    print(dry_run.page(config, dry_run.estimate(config, sizes), spec=options.config))
     return 0
 
 
@@ -107,6 +120,17 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         "--data_dir", type=Path, metavar="DIR",
         help=f"folder of the benchmarks' data (default: the environment variable {DATA_VARIABLE}, or the hub)",
     )  # fmt: skip
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print pairs, tokens, steps, FLOPs and hours by config.assumed; read and train nothing",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FOLDER",
+        help="with --dry_run: a tokenised corpus (corpus/, or one of its views/) whose lengths replace assumed ones",
+    )
     return configfile.parse_arguments(parser, arguments, example="--config.recipe.learning_rate=1e-5")
 
 

@@ -212,6 +212,27 @@ def test_other_sources_count_only_if_asked(tmp_path: Path) -> None:
         planning.Compiler(tmp_path, offline=True, fresh=True)(job())
 
 
+@needs_libtpu
+def test_the_step_of_a_trainings_config_compiles(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The development recipe of the smallest backbone, as it is: its 16 chips, rows of 32,768 tokens, tensor split."""
+    flags = ["--config=skywork_v2.py:qwen3-0.6b-dev", f"--cache={tmp_path}"]
+    assert plan.main(flags) == 0
+    said = capfd.readouterr().out
+    assert "v5p:2x2x4 as (1, 4, 4), 1 x 32768 tokens a chip, 64 trees a row: fits" in said
+    (kept,) = tmp_path.glob("*.json")
+    assert json.loads(kept.read_text())["result"]["rematerialized"] == 0
+    assert plan.main([*flags, "--offline"]) == 0 and plan.main([*flags, "--offline", "--slots=8"]) == 1
+
+
+def test_overrides_want_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        plan.main(["--model=qwen3-0.6b", "--topology=v5e", "--config.runtime.remat=none"])
+    assert "name it with --config" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        plan.main(["--config=skywork_v2.py:qwen3-0.6b", "--length=4096"])
+    assert "--length is for a preset" in capsys.readouterr().err
+
+
 def tables(text: str) -> dict[str, list[list[str]]]:
     """Rows of cells of each Markdown table, by the heading above it."""
     out: dict[str, list[list[str]]] = {}

@@ -25,6 +25,8 @@ LEVELS = (
     "selection_only",
 )
 PARTS = ("best_only", "gold_only")  # rule 2 with one reward model alone
+# What stage 1 had gathered by each iteration, as snapshots alone: the points of the paper's figure 7, left.
+GATHERED = ("gathered_raw", "gathered_filtered", "gathered_corrected", "gathered_no_humans")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +179,8 @@ class CurationConfig:
         asked from. attributes: who writes them: "simulated", "" for nobody, or the name of an llm_judge whose endpoint
         and model are used.
       tie: what as many votes for one as for the other make of a judge's verdict ("tie" or "cannot_say").
-      levels: which are written, of LEVELS and PARTS. no_humans: whether the second pass, without people, is made.
+      levels: which are written, of LEVELS, PARTS and GATHERED. no_humans: whether the second pass, without people, is
+        made.
       raw_price: of a raw pair, in `cost_unit`.
     """
 
@@ -252,7 +255,7 @@ class CurationConfig:
             raise ConfigError(f"name={self.name!r} must do as a folder's name")
         self._check_judges()
         for name in self.levels:
-            choice("levels", name, LEVELS + PARTS)
+            choice("levels", name, LEVELS + PARTS + GATHERED)
 
     def _check_judges(self) -> None:
         names = [judge.called for judge in self.judges] + [judge.name for judge in self.llm_judges]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from rewardscale.config.base import SCIENCE_VERSION, choice, content_hash, science
+from rewardscale.config.base import SCIENCE_VERSION, ConfigError, choice, content_hash, positive, science
 from rewardscale.config.data import DataConfig
 from rewardscale.config.model import ConvexConfig, ModelConfig
 from rewardscale.config.training import Recipe, Runtime
@@ -16,7 +16,7 @@ class Grid:
     Attributes:
       models: names of presets ("w16": a transformer of width 16; "hash4096": convex, 4096 buckets; "vocab64":
         convex, the 64 commonest words).
-      pairs: sizes of the subsets trained on. levels: curation levels.
+      pairs: sizes of the subsets trained on, 0 for all that a level keeps. levels: curation levels.
       draws: number of draws (permutation, initialisation and order); `first_draw` the first one's number.
       folds: number of folds used (sources that are split by group), 1 otherwise.
       learning_rate_scales: factors on each model's learning rate (tuning and sensitivity).
@@ -61,6 +61,29 @@ class SweepConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Assumed:
+    """What a dry run of a training takes for granted, having no weights, data or chips. Enters no run id.
+
+    Attributes:
+      pairs: in the data. prompt, response: mean tokens of a prompt, of one response; token lengths that are given
+        take the place of both.
+      topology: the slice trained on, "v5p:4x4x4". mfu: share of its peak bfloat16 operations that the model's own
+        make up while rows are full.
+    """
+
+    pairs: int = 0
+    prompt: float = 150.0
+    response: float = 480.0
+    topology: str = ""
+    mfu: float = 0.4
+
+    def __post_init__(self) -> None:
+        positive("assumed", self, "prompt", "response", "mfu")
+        if self.pairs < 0 or self.mfu > 1:
+            raise ConfigError(f"assumed: pairs={self.pairs} must not be negative, mfu={self.mfu} not above 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One reward model trained on pairs from files (`python -m rewardscale.train`).
 
@@ -75,6 +98,7 @@ class TrainConfig:
       export_dtype: of the weights written at the end, "float32" or "bfloat16".
       benchmarks: what the trained model is evaluated on at the end (names of `rewardscale.evaluate`).
       seed: of the order, the head and the adapters.
+      assumed: for `--dry_run` and `rewardscale.plan` alone.
     """
 
     name: str = "train"
@@ -90,6 +114,7 @@ class TrainConfig:
     seed: int = 0
     recipe: Recipe = Recipe()
     runtime: Runtime = Runtime()
+    assumed: Assumed = Assumed()
 
     def __post_init__(self) -> None:
         choice("export_dtype", self.export_dtype, ("float32", "bfloat16"))

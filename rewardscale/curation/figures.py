@@ -23,6 +23,7 @@ _LINES = {  # of `progress`: title of the panel, style
     "gold, gold validation": ("model", STYLES["gold"]),
     "filtered": ("labels", STYLES["filtered"]),
     "corrected": ("labels", STYLES["corrected"]),
+    "no_humans": ("labels", STYLES["no_humans"]),
 }
 
 
@@ -94,7 +95,10 @@ def progress_points(steps: dict[str, dict[str, Any]], models: Path, levels: pl.D
         add("best, unseen pairs by the truth", step["iteration"] - 1, step.get("best", {}).get("unseen"))
     measure = "truth" if "truth" in levels["measure"] else "held_out"
     for row in levels.drop_nulls("iteration").filter(pl.col("measure") == measure).iter_rows(named=True):
-        add(row["level"], row["iteration"], row)
+        if (
+            row["level"] in _LINES
+        ):  # gathered pairs, another set in each iteration, are in the page's table alone
+            add(row["level"], row["iteration"], row)
     schema = {"line": pl.String, "iteration": pl.Int64, **_SHARE}
     return pl.DataFrame(rows, schema=schema, orient="row").sort("line", "iteration")
 

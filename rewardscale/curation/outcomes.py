@@ -7,25 +7,28 @@
     no_humans         filtered, of the pass in which judges' votes stand in for people
     shuffled_scores, random_matched, matched, selection_only      placebos
     best_only, gold_only      raw labels that the best (gold) reward model alone agrees with
-    filtered@iter3    what the rules would keep with what iterations 0 to 3 know; likewise corrected@iter3
+    filtered@iter3    what the rules would keep of the pool with what iterations 0 to 3 know; so corrected, no_humans
+    gathered_raw@iter3        labels as found of the pairs that iterations 0 to 3 asked judges or people about
+    gathered_filtered@iter3   those that people, else judges, agree with; gathered_corrected: and those turned round
+    gathered_no_humans@iter3  gathered_filtered of the pass without people
 
 All index the same corpus, so a sweep draws nested subsets of them. `cost` of a row is what its verdicts cost, and the
 price of a raw pair.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from rewardscale.config.curation import CurationConfig
+from rewardscale.config.curation import GATHERED, CurationConfig
 from rewardscale.curation import levels, steps
 from rewardscale.curation.inputs import Inputs
 from rewardscale.curation.known import STAND_IN, Known, is_person, known
-from rewardscale.curation.rules import DROP, KEEP, signs
+from rewardscale.curation.rules import DROP, FLIP, KEEP, signs
 from rewardscale.curation.stage_two import decide_all
 from rewardscale.curation.workbench import paid_hours
 from rewardscale.data.ledger.ledger import Ledger
@@ -76,20 +79,71 @@ def make_levels(
     """
     final = outcome(inputs, config, directory)
     for name in config.levels:
+        if name in GATHERED:
+            continue  # there are snapshots of them alone
         if name == "no_humans":
             if without_people is not None:
-                other, folder = without_people
-                alone = outcome(inputs, other, folder)
-                made = levels.filtered(
-                    _examined(inputs, other, alone.verdicts), _of_raw(inputs, alone.decisions)
-                )
-                yield dataclasses.replace(made, name=name)
+                yield _no_humans(inputs, *without_people)
         elif name != "selection_only" or "p_raw" in inputs.manifest.columns:
             yield _level(name, inputs, config, final)
     for iteration in range(config.iterations + 1):
-        then = outcome(inputs, config, directory, after=iteration)
-        for name in (name for name in ("filtered", "corrected") if name in config.levels):
-            yield levels.snapshot(_level(name, inputs, config, then), iteration)
+        for made in _after(inputs, config, directory, without_people, iteration):
+            yield levels.snapshot(made, iteration)
+
+
+def _after(
+    inputs: Inputs,
+    config: CurationConfig,
+    directory: Path,
+    without_people: tuple[CurationConfig, Path] | None,
+    iteration: int,
+) -> Iterator[Level]:
+    """The levels that the config names, as they were after an iteration of stage 1."""
+    then = outcome(inputs, config, directory, after=iteration)
+    for name in ("filtered", "corrected"):
+        if name in config.levels:
+            yield _level(name, inputs, config, then)
+    yield from _gathered(inputs, config, then, [name for name in GATHERED[:3] if name in config.levels])
+    if without_people is None:
+        return
+    if "no_humans" in config.levels:
+        yield _no_humans(inputs, *without_people, after=iteration)
+    if GATHERED[3] in config.levels:
+        alone = outcome(inputs, without_people[0], without_people[1], after=iteration)
+        (made,) = _gathered(inputs, without_people[0], alone, [GATHERED[1]])
+        yield dataclasses.replace(made, name=GATHERED[3])
+
+
+def _no_humans(inputs: Inputs, config: CurationConfig, directory: Path, *, after: int | None = None) -> Level:
+    alone = outcome(inputs, config, directory, after=after)
+    made = levels.filtered(_examined(inputs, config, alone.verdicts), _of_raw(inputs, alone.decisions))
+    return dataclasses.replace(made, name="no_humans")
+
+
+def _gathered(inputs: Inputs, config: CurationConfig, then: Outcome, names: Sequence[str]) -> Iterator[Level]:
+    """Of GATHERED, pairs that somebody was asked about: their labels as found, those that stay, and the turned ones."""
+    examined, found = _examined(inputs, config, then.verdicts), gathered(inputs, then.state)
+    asked = (then.state.judged | then.state.gold_training) & ~then.state.validation
+    made = {
+        "gathered_raw": lambda: levels.filtered(
+            _raw(inputs, config), np.where(asked[inputs.labelled], KEEP, DROP)
+        ),
+        "gathered_filtered": lambda: levels.filtered(examined, _of_raw(inputs, found)),
+        "gathered_corrected": lambda: levels.corrected(examined, _of_raw(inputs, found)),
+    }
+    for name in names:
+        yield dataclasses.replace(made[name](), name=name)
+
+
+def gathered(inputs: Inputs, state: Known) -> np.ndarray:
+    """int8 [rows], KEEP, FLIP or DROP: whether people, else judges, agree with the label; reward models have no say.
+
+    Stage 1 as the paper trains on it (arXiv 2507.01352, section 5): DROP is whatever nobody decided, and the gold
+    validation split, which only the pass without people has judges judge.
+    """
+    label = np.where(state.gold_training, state.gold, state.silver)
+    usable = inputs.labelled & (label != 0) & ~state.discarded & ~state.validation
+    return np.where(usable, np.where(label == inputs.original, KEEP, FLIP), DROP).astype(np.int8)
 
 
 def _level(name: str, inputs: Inputs, config: CurationConfig, final: Outcome) -> Level:

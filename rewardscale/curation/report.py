@@ -28,8 +28,9 @@ _CAPTIONS = {
     "label_quality": "Labels that are right against how many of the labelled pairs a level keeps. Filled, with 95 % "
     "Wilson intervals: by people's held-out labels, which nothing was trained on. Hollow: by the truth, where it is "
     "known. A level that a placebo equals has gained nothing by curation.",
-    "progress": "Left: reward models after each iteration. Right: labels that stage 2's rules would "
-    "keep (filtered) and keep or turn round (corrected) with what is known after each iteration. Bands: 95 % Wilson.",
+    "progress": "Left: reward models after each iteration. Right: labels that stage 2's rules would keep (filtered; "
+    "no_humans: with judges for people) and keep or turn round (corrected) with what is known after each iteration. "
+    "Bands: 95 % Wilson.",
 }
 
 

@@ -24,6 +24,8 @@ def defaults(kind: type = SweepConfig) -> ConfigDict:
     Setting an unknown key raises; a sweep's `learning_rates` alone takes new keys (model names).
     """
     config: Any = ConfigDict(_mutable(to_mapping(kind())), convert_dict=True)
+    if kind is SweepConfig:
+        config.learning_rates = ConfigDict(allow_dotted_keys=True)  # "llama3.1-8b"
     config.lock()
     if kind is SweepConfig:
         config.learning_rates.unlock()
@@ -95,7 +97,7 @@ def choose_variant(variant: str, variants: Mapping[str, Any], file: str) -> Any:
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
-    *path, last = key.split(".")
+    *path, last = key.split(".", 1) if key.startswith("learning_rates.") else key.split(".")
     node: Any = config
     for part in path:
         node = node[part] if isinstance(node, ConfigDict) and part in node else None

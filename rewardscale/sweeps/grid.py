@@ -18,7 +18,7 @@ from rewardscale.config import (
     science,
 )
 from rewardscale.data import rows as tree_rows
-from rewardscale.data.subsets import Subset, subset
+from rewardscale.data.subsets import Subset, available, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.data.training_data import positions_left
 from rewardscale.models.presets import get_model, is_convex
@@ -149,7 +149,8 @@ def _grid_cells(
     for level, draw in itertools.product(grid.levels, draws):
         curated = dataset.level(level, draw)
         data = {"corpus": dataset.corpus.fingerprint, "level": curated.fingerprint}
-        for fold, pairs in itertools.product(folds, grid.pairs):
+        for fold, size in itertools.product(folds, grid.pairs):
+            pairs = size or available(curated, dataset.pool(fold))
             chosen = subset(curated, pairs, pool=dataset.pool(fold), seed=config.seed, draw=draw)
             distinct = len(np.unique(texts[chosen.rows]))
             evaluations = {name: e.fingerprint for name, e in dataset.evaluations(fold).items()}

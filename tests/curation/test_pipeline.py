@@ -68,7 +68,8 @@ def test_curated_labels_are_better_than_raw_and_than_every_placebo(report: dict)
 
 
 def test_all_levels_and_snapshots_are_there(finished: Path, report: dict) -> None:
-    snapshots = [f"{name}@iter{i}" for name in ("filtered", "corrected") for i in range(TINY.iterations + 1)]
+    kinds = ("filtered", "corrected", "no_humans")
+    snapshots = [f"{name}@iter{i}" for name in kinds for i in range(TINY.iterations + 1)]
     assert set(level_names(finished / "levels")) == {*TINY.levels, *snapshots}
     size = {level["name"]: level["pairs"] for level in report["levels"]}
     assert size["filtered"] == size["shuffled_scores"] == size["random_matched"] == size["matched"]

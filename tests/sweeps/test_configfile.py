@@ -12,7 +12,13 @@ CONFIGS = sorted(p.name for p in configfile.CONFIGS.glob("*.py"))
 VARIANTS = ["sweep.py", "sweep.py:smoke", "sweep.py:full", "sweep.py:votes", "sweep.py:tune"]
 
 
-TRAININGS = ["train.py", "train.py:ablation", "train.py:lora"]  # of rewardscale.train
+NEEDS_A_VARIANT = ["skywork_v2.py"]
+TRAININGS = [
+    "train.py",
+    "train.py:ablation",
+    "train.py:lora",
+    "skywork_v2.py:qwen3-0.6b",
+]  # of rewardscale.train
 
 
 @pytest.mark.parametrize("spec", TRAININGS)
@@ -32,7 +38,7 @@ def test_every_config_of_a_corpus_loads_and_says_how_to_run_it(spec):
     assert "python -m rewardscale.build" in docstring
 
 
-CURATIONS = ["curate.py", "curate.py:tiny", "curate.py:votes"]  # of rewardscale.curate
+CURATIONS = ["curate.py", "curate.py:tiny", "curate.py:paper", "curate.py:votes"]  # of rewardscale.curate
 
 
 @pytest.mark.parametrize("spec", CURATIONS)
@@ -42,7 +48,9 @@ def test_every_config_of_a_curation_loads_and_says_how_to_run_it(spec):
     assert "python -m rewardscale.curate" in docstring
 
 
-@pytest.mark.parametrize("spec", sorted({*CONFIGS, *VARIANTS} - {*TRAININGS, *BUILDS, *CURATIONS}))
+@pytest.mark.parametrize(
+    "spec", sorted({*CONFIGS, *VARIANTS} - {*TRAININGS, *NEEDS_A_VARIANT, *BUILDS, *CURATIONS})
+)
 def test_every_config_loads_and_says_how_to_run_it(spec):
     config, docstring = configfile.load(spec)
     assert config.sweep.models and config.sweep.pairs and config.sweep.levels
@@ -61,6 +69,15 @@ def test_an_unknown_file_is_answered_with_what_there_is():
 def test_an_unknown_variant_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match=r"did you mean 'sweep\.py:smoke'"):
         configfile.load("sweep.py:smke")
+
+
+def test_a_models_name_may_hold_dots():
+    config, _ = configfile.load(
+        "paper_curves.py:scaling",
+        {"learning_rates.llama3.1-8b": "2e-6", "learning_rates.llama3.2-1b": "5e-6"},
+    )
+    assert config.learning_rates["llama3.1-8b"] == 2e-6 and config.learning_rates["llama3.2-1b"] == 5e-6
+    assert config.learning_rates["llama3.1-8b-40m"] == config.learning_rates["qwen3-8b"] == 1e-6
 
 
 def test_overrides_take_the_type_of_what_they_replace():
