@@ -18,6 +18,20 @@ yours. A pair's mean length is assumed from the seed's (Skywork-Reward-Preferenc
 Slices are ours too. A final step is 347 rows of 32,768 tokens, enough for 64 chips (the paper had 64 H800). A
 development step is nine, so 16 chips share four rows at a time, layers split four ways (tensor). A row must hold the
 longest pair, a prompt and two responses, hence 32,768.
+
+What the first and the third command printed: FLOPs and chip hours are arithmetic at an assumed 40 % of peak; GiB a chip
+(of 95.73) is what libtpu 0.0.50.1 planned at O0 for one row a chip with room for 64 trees. Nothing was run.
+
+                      final (v5p:4x4x4)                 -dev (v5p:2x2x4)
+                     FLOPs  hours    mesh   GiB        FLOPs  hours   mesh   GiB
+    qwen3-0.6b     8.3e+19    139   8,8,1   5.4      5.1e+19    107  1,4,4   3.3
+    qwen3-1.7b     2.5e+20    420  4,16,1   8.7      1.5e+20    323  1,4,4   6.9
+    qwen3-4b       6.5e+20  1,083  4,16,1  16.3      4.0e+20    833  1,4,4  12.7
+    qwen3-8b       1.2e+21  2,044  2,32,1  19.5      7.5e+20  1,572  1,4,4  21.3
+    llama3.2-1b    1.7e+20    289  4,16,1   6.2      1.1e+20    222  1,4,4   4.8
+    llama3.2-3b    5.0e+20    835  4,16,1  13.7      3.1e+20    642  1,4,4  11.0
+    llama3.1-8b    1.2e+21  2,051  2,32,1  18.4      7.5e+20  1,577  1,4,4  20.3
+      -40m         1.9e+21  3,155  2,32,1  18.4
 """
 
 from ml_collections import ConfigDict

@@ -229,7 +229,7 @@ def test_overrides_want_a_config(capsys: pytest.CaptureFixture[str]) -> None:
         plan.main(["--model=qwen3-0.6b", "--topology=v5e", "--config.runtime.remat=none"])
     assert "name it with --config" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        plan.main(["--config=skywork_v2.py:qwen3-0.6b", "--length=4096"])
+        plan.main(["--config=skywork_v2.py:qwen3-0.6b", "--length=8192"])
     assert "--length is for a preset" in capsys.readouterr().err
 
 
