@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rewardscale.build import main as build
-from rewardscale.config import ConfigError, DataConfig, SweepConfig
+from rewardscale.config import ConfigError, DataConfig, Grid, SweepConfig
 from rewardscale.config.curation import CurationConfig, PeopleConfig
 from rewardscale.config.data import CuratedConfig
 from rewardscale.curation import pipeline
@@ -43,7 +43,7 @@ def test_a_sweep_trains_on_its_levels_and_snapshots(finished: Path, tmp_path: Pa
         draws=2,
     )
     sweep = dataclasses.replace(
-        CURATED, sweep=grid, data=DataConfig("curated", curated=CuratedConfig(str(finished)))
+        CURATED, sweep=grid, also=Grid(), data=DataConfig("curated", curated=CuratedConfig(str(finished)))
     )
     sweeps.run(sweeps.plan(sweep, tmp_path))
     table = pl.read_parquet(tmp_path / "results.parquet").filter(pl.col("eval_set") == "gold")
