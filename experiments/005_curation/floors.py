@@ -50,7 +50,8 @@ def main(directory: Path) -> None:
         )
     print()
     print(
-        "| level against its twin | they differ in | floor of the level | of the twin |\n| --- | --- | --- | --- |"
+        f"| level against its twin (like margins) | at {int(sizes[-1]):,} pairs | nested tests | floor of the level "
+        "| of the twin |\n| --- | --- | --- | --- | --- |"
     )
     for name in LEVELS:
         twin = f"{name}_errors_by_margin"
