@@ -82,6 +82,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         for bar in bars.values():
             bar.close()
     print(eval_tables.terminal(record))
+    for line in (
+        benchmark_run.store_temperatures(models, record, options.calibrate) if options.calibrate else ()
+    ):
+        print(line)
     print(f"report  {workdir / 'eval.html'}")
     unscored = any(model["counts"]["scored"] < model["counts"]["texts"] for model in record["models"])
     return SOME_UNSCORED if unscored else 0
@@ -115,6 +119,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--corpus", type=Path, metavar="DIR", help="a corpus: report its 13-gram overlap with each benchmark"
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrate", metavar="NAME", help="keep the temperature that fits this benchmark in each model's folder"
     )  # fmt: skip
     add_scoring_flags(parser, too_long="truncate_left_of_prompt")
     parser.add_argument(

@@ -13,9 +13,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rewardscale import evaluate
+from rewardscale.data.comparison import DataError
 from rewardscale.evaluation.benchmarks import registry
 from rewardscale.evaluation.published import LABEL, published
+from rewardscale.evaluation.stored_temperature import read_temperature
 from rewardscale.evaluation.texts import prompt_hash
+from rewardscale.models import hf
 from tests import scoring_small
 
 ROOT = Path(__file__).parents[1]
@@ -216,6 +219,32 @@ def test_bad_input_is_one_error(capsys, models, data: Path, tmp_path: Path) -> N
         assert "Traceback" not in error and error.count("\n") == 1
     # None of them has claimed the folder for its model or settings.
     assert run(capsys, model, here, f"--workdir={tmp_path / 'w'}", "--max_length=128")[0] == 0
+
+
+def test_a_temperature_is_kept_with_the_model_it_fits(capsys, data: Path, tmp_path: Path) -> None:
+    model = scoring_small.model_directory(tmp_path / "model", seed=7)
+    records = [json.loads(line) for line in (data / "pairs.jsonl").read_text().splitlines()]
+    turned = [r | {"chosen": r["rejected"], "rejected": r["chosen"]} for r in records]
+    (tmp_path / "turned.jsonl").write_text("".join(json.dumps(record) + "\n" for record in turned))
+    files = {"pairs.jsonl": data / "pairs.jsonl", "turned.jsonl": tmp_path / "turned.jsonl"}
+    flags = (
+        f"--model={model}",
+        f"--benchmarks={','.join(map(str, files.values()))}",
+        f"--workdir={tmp_path}/w",
+    )
+    code, _, error = run(capsys, *flags, "--calibrate=pair")
+    assert code == 2 and "none of the benchmarks: pairs.jsonl, turned.jsonl" in error
+    record = json.loads((tmp_path / "w" / "eval.json").read_text())["models"][0]["benchmarks"]
+    fits = {name: record[name]["calibration"]["temperature"] for name in files}
+    (good,), (bad,) = ([n for n in files if (fits[n] is None) == absent] for absent in (False, True))
+    code, _, error = run(capsys, *flags, f"--calibrate={bad}")
+    assert code == 2 and "no temperature for" in error and not (model / "calibration.json").exists()
+    code, out, _ = run(capsys, *flags, f"--calibrate={good}")
+    kept = read_temperature(model, hf.fingerprint(hf.open_checkpoint(model)))
+    assert code == 0 and kept is not None and "temperature of" in out
+    assert (kept.set, kept.pairs, kept.temperature) == (good, len(records), fits[good])
+    with pytest.raises(DataError, match="other weights"):
+        read_temperature(model, "0" * 32)
 
 
 def test_a_dry_run_counts_and_writes_nothing(capsys, models, data: Path, tmp_path: Path) -> None:

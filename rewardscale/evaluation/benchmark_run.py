@@ -23,7 +23,9 @@ from rewardscale.evaluation.benchmarks.registry import seven_average
 from rewardscale.evaluation.eval_tables import aligned
 from rewardscale.evaluation.identity import model_folder
 from rewardscale.evaluation.one_pass import Settings
+from rewardscale.evaluation.stored_temperature import StoredTemperature, write_temperature
 from rewardscale.evaluation.texts import Group, Texts, union
+from rewardscale.models import hf
 
 FORMAT = 1
 _SAMPLE = 500  # prompts of which tokens are counted for an estimate
@@ -101,6 +103,41 @@ def evaluate(
     atomic.write_bytes(workdir / "eval.html", eval_page.html(record, drawn).encode())
     atomic.write_json(workdir / "eval.json", record)
     return record
+
+
+def store_temperatures(models: Sequence[Model], record: Mapping[str, Any], name: str) -> list[str]:
+    """Keeps the temperature that fits benchmark `name` beside each model's weights; a line a model that says so.
+
+    Raises ConfigError where there is no such benchmark, no folder to keep it in, or no finite temperature fits.
+    """
+    if name not in record["benchmarks"]:
+        raise ConfigError(f"calibrate={name!r} is none of the benchmarks: {', '.join(record['benchmarks'])}")
+    told = []
+    for model, described in zip(models, record["models"], strict=True):
+        where = None if model.settings is None else Path(model.settings.model)
+        if where is None or not where.is_dir():
+            raise ConfigError(
+                f"calibrate={name!r}: {model.name} is no folder of a model to keep a temperature in"
+            )
+        found = described["benchmarks"][name]["calibration"]
+        if found is None or found["temperature"] is None or found["scaled"] is None:
+            why = "it has no scored pairs" if found is None else found["note"] or "no finite one fits best"
+            raise ConfigError(f"calibrate={name!r}: no temperature for {model.name}: {why}")
+        stored = StoredTemperature(
+            temperature=found["temperature"],
+            set=name,
+            pairs=found["pairs"],
+            clusters=found["clusters"],
+            nll_before=found["raw"]["nll"],
+            nll_after=found["scaled"]["nll"],
+            weights=hf.fingerprint(hf.open_checkpoint(where)),
+        )
+        path = write_temperature(where, stored)
+        told.append(
+            f"temperature of {model.name}: {stored.temperature:.4g}, log-loss on {name} {stored.nll_before:.4f} -> "
+            f"{stored.nll_after:.4f}, kept in {path}"
+        )
+    return told
 
 
 def _rewards(model: Model, texts: Texts, progress: Progress) -> pl.DataFrame:
