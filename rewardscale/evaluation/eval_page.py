@@ -114,7 +114,7 @@ def _kappa(one: Record) -> str:
 
 def _published(record: Record) -> Html:
     head, rows = eval_tables.seven_table(record)
-    shown = [[row[0], *(Figures(cell) for cell in row[1:-1]), row[-1]] for row in rows]
+    shown = [[row[0], *(Figures(cell) for cell in row[1:])] for row in rows]  # none is broken over lines
     source = published()
     note = eval_tables.source_line(source)
     return Html(
