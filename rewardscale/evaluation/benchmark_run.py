@@ -2,6 +2,7 @@
 
 <workdir>/rewards.parquet scoring.json     of one model (evaluation/one_pass.py); several have a folder each
 <workdir>/eval.json eval.md eval.html      what came out
+          figures/                         those of the page, as SVG and PNG
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def evaluate(
 
     Raises ConfigError or DataError for what cannot be used.
     """
-    from rewardscale.evaluation import eval_figures, eval_page  # matplotlib is slow to import
+    from rewardscale.evaluation import drawing, eval_figures, eval_page  # matplotlib is slow to import
 
     against = None if corpus is None else comparing.training_corpus(corpus)
     texts = union(benchmarks)
@@ -97,8 +98,10 @@ def evaluate(
         name: {b: facts[b]["controls"][name] for b in facts if facts[b]["controls"][name] is not None}
         for name in outcomes.CONTROLS
     }
-    drawn = eval_figures.draw(benchmarks, found, control, agreement)
+    drawn = list(eval_figures.draw(benchmarks, found, control, agreement))
     workdir = Path(workdir)
+    for _, name, _, figure in drawn:
+        drawing.save(figure, workdir / "figures", name)
     atomic.write_bytes(workdir / "eval.md", eval_tables.markdown(record).encode())
     atomic.write_bytes(workdir / "eval.html", eval_page.html(record, drawn).encode())
     atomic.write_json(workdir / "eval.json", record)
