@@ -16,9 +16,9 @@ Each different (prompt, response) is scored once, however many benchmarks have i
 same command scores nothing twice, one with more benchmarks scores the new texts alone, and numbers are computed anew
 from what is saved. Kill it whenever you like; the same command goes on where it stopped and writes the same bytes.
 
-Everything lands in --workdir (default runs/eval/<model>): rewards.parquet, eval.json, eval.md, eval.html, figures/. Beside
-every score stand its 95 % interval, n, ties, truncations, what a length-only model and chance would get, and how much
-of the official set is there. Two or more models are compared on the same items.
+Everything lands in --workdir (default runs/eval/<model>): rewards.parquet, eval.json, eval.md, eval.html, figures/.
+Beside every score stand its 95 % interval, n, ties, truncations, what a length-only model and chance would get, and
+how much of the official set is there. Two or more models are compared on the same items.
 
 Exit codes: 0 all scored, 3 some texts could not be scored (the reasons are in the report), 2 bad input,
 130 interrupted.

@@ -69,7 +69,7 @@ def test_a_model_on_three_sets_from_files_to_the_report(capsys, models, data: Pa
     code, out, _ = run(capsys, *flags)
     assert code == 0 and out.splitlines()[-1] == f"report  {tmp_path / 'eval.html'}"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "rewards.parquet", "scoring.json", "lock", "eval.json", "eval.md", "eval.html",
+        "rewards.parquet", "scoring.json", "lock", "eval.json", "eval.md", "eval.html", "figures",
     }  # fmt: skip
     record = json.loads((tmp_path / "eval.json").read_text())
     (model,) = record["models"]

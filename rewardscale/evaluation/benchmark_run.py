@@ -26,7 +26,6 @@ from rewardscale.evaluation.identity import model_folder
 from rewardscale.evaluation.one_pass import Settings
 from rewardscale.evaluation.stored_temperature import StoredTemperature, write_temperature
 from rewardscale.evaluation.texts import Group, Texts, union
-from rewardscale.models import hf
 
 FORMAT = 1
 _SAMPLE = 500  # prompts of which tokens are counted for an estimate
@@ -113,6 +112,8 @@ def store_temperatures(models: Sequence[Model], record: Mapping[str, Any], name:
 
     Raises ConfigError where there is no such benchmark, no folder to keep it in, or no finite temperature fits.
     """
+    from rewardscale.models import hf  # brings jax, which numbers from saved rewards do without
+
     if name not in record["benchmarks"]:
         raise ConfigError(f"calibrate={name!r} is none of the benchmarks: {', '.join(record['benchmarks'])}")
     told = []
