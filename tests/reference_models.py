@@ -47,8 +47,11 @@ def make(directory, config, seed, kind="classifier", dtype="float32", shard="5GB
 def score(directory, sequences, side="right", dtype="float32"):
     model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
     ids, mask = padded(sequences, side, model.config.pad_token_id)
+    # Positions count real tokens, as in generation. Left to itself the model counts padding too, and the rotations of
+    # other positions round differently: its own left-padded rewards then differ from its right-padded ones by 1e-4.
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=mask).logits
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
     return {"rewards": logits[:, 0].double().tolist(), "dtype": str(logits.dtype)}
 
 
