@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rewardscale.best_of_n import estimate
 from rewardscale.evaluation.benchmarks.base import Scores, divided, grouped, ratio, ratios
 
 _AT_ONCE = 1 << 18  # numbers of a resampled array that are held together
@@ -39,42 +40,19 @@ def first_beats_all(rewards: np.ndarray) -> np.ndarray:
 def best_of(rewards: np.ndarray, quality: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Expected quality of the response of the largest reward among K drawn ones: float64 [items, sizes].
 
-    Exact over all draws of K of an item's n responses without replacement, so unbiased for a fresh draw of K: the
-    response of rank r, 0 the best, is the best of those drawn with probability C(n - 1 - r, K - 1) / C(n, K). Among
-    equal rewards chance decides. NaN for items of fewer than K responses with reward and quality.
+    By `rewardscale.best_of_n.estimate` over the responses that have a reward and a quality; NaN for items of fewer than
+    K of these.
     """
     known = np.isfinite(rewards) & np.isfinite(quality)
-    order = np.argsort(np.where(known, -rewards, np.inf), axis=1, kind="stable")
-    ranked = np.take_along_axis(np.where(known, rewards, np.nan), order, axis=1)
-    value = np.take_along_axis(np.where(known, quality, 0.0), order, axis=1)
-    value = _mean_of_equals(ranked, value)
-    counts = known.sum(axis=1)
+    first = np.argsort(~known, axis=1, kind="stable")  # the known ones, in their order
+    reward, value = (np.take_along_axis(values, first, axis=1) for values in (rewards, quality))
+    counts, wanted = known.sum(axis=1), np.asarray(sizes)
     out = np.full((len(rewards), len(sizes)), np.nan)
-    for column, size in enumerate(sizes):
-        enough = counts >= size
-        for n in np.unique(counts[enough]):
-            rows = counts == n
-            out[rows, column] = value[rows, :n] @ _chance_of_best(int(n), size)
+    for n in np.unique(counts):
+        rows, columns = np.flatnonzero(counts == n), np.flatnonzero(wanted <= n)
+        if len(columns):
+            out[np.ix_(rows, columns)] = estimate(reward[rows, :n], value[rows, :n], wanted[columns])
     return out
-
-
-def _chance_of_best(n: int, size: int) -> np.ndarray:
-    """float64 [n]: chance that the response of each rank is the best of `size` drawn out of n."""
-    out = np.zeros(n)
-    chance = size / n  # of rank 0: C(n - 1, K - 1) / C(n, K)
-    for rank in range(n - size + 1):
-        out[rank] = chance
-        if rank < n - size:
-            chance *= (n - size - rank) / (n - 1 - rank)
-    return out
-
-
-def _mean_of_equals(ranked: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Values [items, n] with each run of equal rewards in a row replaced by its mean."""
-    new = np.ones(ranked.shape, bool)
-    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]  # NaN differs from itself
-    run = np.cumsum(new.ravel()) - 1
-    return (np.bincount(run, weights=value.ravel()) / np.bincount(run))[run].reshape(value.shape)
 
 
 def powers_of_two(counts: np.ndarray, *, share: float = 0.9) -> tuple[int, ...]:
