@@ -47,8 +47,8 @@ def write_report(
         "name": config.name,
         "levels": [outcomes.describe_level(level, inputs, final.state) for level in made],
         "steps": steps.read_steps(workdir),
-        "bill": bill(Ledger(workdir / "ledger").read(), config),
-        "judges": _judges(config, workdir),
+        "bill": bill(final.verdicts, config),
+        "judges": _judges(config, workdir, final.verdicts),
     }
     if without_people is not None:
         record["no_humans"] = {
@@ -60,9 +60,8 @@ def write_report(
     return record
 
 
-def _judges(config: CurationConfig, workdir: Path) -> list[dict[str, Any]]:
+def _judges(config: CurationConfig, workdir: Path, verdicts: pl.DataFrame) -> list[dict[str, Any]]:
     """Of each judge: self-agreement by the ledger; of LLM judges position bias and what was paid, by the call log."""
-    verdicts = Ledger(workdir / "ledger").read()
     out: list[dict[str, Any]] = [
         {"name": name, **_self_agreement(verdicts.filter(pl.col("annotator") == name))}
         for name in config.judge_names
