@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rewardscale.config.base import ConfigError, choice, positive
 from rewardscale.config.data import PlantedConfig
-from rewardscale.config.judges import BudgetConfig, JudgeConfig, JudgingConfig
+from rewardscale.config.judges import BudgetConfig, JudgeConfig, JudgingConfig, ScoringConfig
 from rewardscale.config.model import ConvexConfig
 from rewardscale.config.training import Recipe, Runtime
 
@@ -178,6 +178,7 @@ class CurationConfig:
       judges, llm_judges: simulated ones, and models behind endpoints. budget: of the latter. judging: where they are
         asked from. attributes: who writes them: "simulated", "" for nobody, or the name of an llm_judge whose endpoint
         and model are used.
+      scoring: where reward models score the corpus.
       tie: what as many votes for one as for the other make of a judge's verdict ("tie" or "cannot_say").
       levels: which are written, of LEVELS, PARTS and GATHERED. no_humans: whether the second pass, without people, is
         made.
@@ -218,6 +219,7 @@ class CurationConfig:
     people: PeopleConfig = PeopleConfig(kind="none")
     budget: BudgetConfig = dataclasses.field(default_factory=BudgetConfig)
     judging: JudgingConfig = dataclasses.field(default_factory=JudgingConfig)
+    scoring: ScoringConfig = dataclasses.field(default_factory=ScoringConfig)
     levels: tuple[str, ...] = LEVELS
     no_humans: bool = True
     raw_price: float = 0.0

@@ -214,3 +214,24 @@ class JudgingConfig:
             raise ConfigError("judging: shards must lie in 0 to 99999, at_once must not be negative")
         if not self.shards and (self.engine != "inline" or self.at_once):
             raise ConfigError("judging: engine and at_once are of shards; give judging.shards too")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """Where a reward model scores the corpus; decides no margin, beyond rounding.
+
+    Attributes:
+      shards: 0 scores all pairs in this process; a number divides the corpus into as many parts, each a task of the
+        stage runner that is kept when a run is killed. Then a convex model's features are made shard by shard too.
+      engine: of the tasks: "inline" (this process, on all its devices), or CPUs: "process", "process:4", "ray",
+        "ray:auto" or "ray:HOST:PORT".
+    """
+
+    shards: int = 0
+    engine: str = "inline"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shards <= 99_999:
+            raise ConfigError("scoring.shards must lie in 0 to 99999")
+        if not self.shards and self.engine != "inline":
+            raise ConfigError("scoring.engine is of shards; give scoring.shards too")

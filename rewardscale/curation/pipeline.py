@@ -4,6 +4,7 @@
           corpus/ ledger/ iterations/ models/ embeddings/     of the pass with people
           calls/                            every paid answer, of both passes
           judging/                          questions and verdicts by shard, where judges are asked so
+          scoring/                          a model and its margins by shard, while it scores so
           no_humans/                        the pass without people: its own ledger, iterations, models
           levels/<name>/                    what a sweep trains on
           evaluation/gold_validation/       people's labels that nothing was trained on
@@ -31,7 +32,7 @@ from rewardscale.data.comparison import DataError
 from rewardscale.data.levels import read_level, write_level
 from rewardscale.stages import Engine
 
-_NOT_SCIENCE = ("name", "budget", "runtime", "judging", "levels")  # may change in a folder,
+_NOT_SCIENCE = ("name", "budget", "runtime", "judging", "scoring", "levels")  # may change in a folder,
 _OF_A_SERVER = ("endpoints", "retry")  # and these of an LLM judge
 
 
@@ -46,7 +47,8 @@ def run(
       BudgetSpent, EndpointError: of LLM judges; StageError says either where they are asked by shards.
     """
     show = progress or (lambda what, done, total: None)
-    Engine.parse(config.judging.engine)  # before anything is written
+    for place in (config.judging, config.scoring):
+        Engine.parse(place.engine)  # before anything is written
     with atomic.locked(workdir / "lock", wait=False) as mine:
         if not mine:
             raise DataError(f"another process works in {workdir}; wait for it, or choose another --workdir")

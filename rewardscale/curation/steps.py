@@ -73,7 +73,7 @@ def train_gold(bench: Workbench, state: Known, iteration: int) -> RewardModel:
 
 def _train(bench: Workbench, state: Known, name: str, labels: Labels) -> RewardModel:
     validation = Labels.where(state.gold_validation, state.gold)
-    return bench.trainer.train(name, labels, validation, lambda what: bench.progress(what, 0, 1))
+    return bench.trainer.train(name, labels, validation, bench.progress)
 
 
 # --- what reports say --------------------------------------------------------------------------------

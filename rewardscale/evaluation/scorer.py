@@ -6,7 +6,7 @@ copy of the prompt. Packing, batch size and order change no reward beyond roundi
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from rewardscale.mesh import BATCH_AXES, check_rows
 from rewardscale.models import reward
 
 _TREES_AT_ONCE = 1024
+_MICROBATCHES_AT_ONCE = 64  # a call of the compiled function, where there are more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +62,7 @@ def prepare(
 
     Raises DataError if a response leaves no room for even one prompt token within `max_length`.
     """
-    keep, skip = tree_rows.fit_to(
-        view.lengths, rows, max_length=max_length, too_long="truncate_left_of_prompt"
-    )
-    if not keep.all():
-        raise DataError(
-            f"corpus row {int(rows[np.flatnonzero(~keep)[0]])}: its longest response leaves no room for a prompt "
-            f"token within recipe.max_length={max_length}; raise it"
-        )
-    comparison, left, right = tree_rows.response_trees(view.lengths[rows])
-    trees = tree_rows.Trees(rows[comparison].astype(np.int64), left, right, skip[comparison])
+    trees, comparison = _trees(view, rows, max_length)
     sizes = np.sum(trees.sizes(view.lengths), axis=0)
     plan = make_plan(
         sizes,
@@ -99,11 +91,33 @@ def prepare(
         row=row % rows_per_microbatch,
         slot=plan.slot,
         comparison=comparison,
-        left=left,
-        right=right,
+        left=trees.left,
+        right=trees.right,
         comparisons=len(rows),
         responses=view.lengths.shape[1] - 1,
     )
+
+
+def row_length(view: TokenisedView, rows: np.ndarray, max_length: int) -> int:
+    """Tokens of the packed rows that `prepare` makes of these comparisons, if it is not told.
+
+    One length for all parts of a corpus spares each a compilation. Raises DataError as `prepare`.
+    """
+    return choose_row_length(np.sum(_trees(view, rows, max_length)[0].sizes(view.lengths), axis=0))
+
+
+def _trees(view: TokenisedView, rows: np.ndarray, max_length: int) -> tuple[tree_rows.Trees, np.ndarray]:
+    """The trees of comparisons, and which comparison each is of."""
+    keep, skip = tree_rows.fit_to(
+        view.lengths, rows, max_length=max_length, too_long="truncate_left_of_prompt"
+    )
+    if not keep.all():
+        raise DataError(
+            f"corpus row {int(rows[np.flatnonzero(~keep)[0]])}: its longest response leaves no room for a prompt "
+            f"token within recipe.max_length={max_length}; raise it"
+        )
+    comparison, left, right = tree_rows.response_trees(view.lengths[rows])
+    return tree_rows.Trees(rows[comparison].astype(np.int64), left, right, skip[comparison]), comparison
 
 
 def score(
@@ -114,14 +128,31 @@ def score(
     Raises ConfigError if the mesh cannot hold the microbatches.
     """
     check_rows(mesh, batches.arrays["tokens"].shape[1])
-    function = scoring_function(config, options, mesh)
-    left, right = jax.device_get(function(params, batches.arrays))
     out = np.full((batches.comparisons, batches.responses), np.nan, np.float32)
+    if not batches.comparisons:
+        return out
+    function = scoring_function(config, options, mesh)
+    parts = [jax.device_get(function(params, part)) for part in _equal_parts(batches.arrays)]
+    left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
     place = (batches.microbatch, batches.row, batches.slot)
     out[batches.comparison, batches.right] = right[place]
     two = batches.left != tree_rows.ABSENT
     out[batches.comparison[two], batches.left[two]] = left[place][two]
     return out
+
+
+def _equal_parts(arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """The microbatches, 64 at once where there are more: shards of any size share one compilation.
+
+    The last part is filled up with copies of its last microbatch.
+    """
+    count = len(arrays["tokens"])
+    for first in range(0, count, _MICROBATCHES_AT_ONCE):
+        part = {name: a[first : first + _MICROBATCHES_AT_ONCE] for name, a in arrays.items()}
+        missing = _MICROBATCHES_AT_ONCE - len(part["tokens"]) if count > _MICROBATCHES_AT_ONCE else 0
+        if missing:
+            part = {n: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for n, a in part.items()}
+        yield part
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rewardscale import mesh
-from rewardscale.config import ModelConfig, RunConfig, Runtime
+from rewardscale.config import ModelConfig, Recipe, RunConfig, Runtime
 from rewardscale.data import pipeline
 from rewardscale.data.subsets import Subset
 from rewardscale.data.tokenised import TokenisedView, open_view
 from rewardscale.evaluation import scorer
-from rewardscale.training import loop
+from rewardscale.models import reward
+from rewardscale.training import checkpoint, loop
 from rewardscale.training.trunk import Trunk
 
 
@@ -39,6 +42,35 @@ def train_and_score(
     """
     assert isinstance(run.model, ModelConfig) and run.recipe is not None
     recipe, model = run.recipe, run.model
+    trained, devices = _trained(run, chosen, view, runtime, directory, trunk, on_progress, on_metrics)
+    options = loop.forward_options(recipe.dtype, runtime)
+
+    def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
+        batches = _scoring_batches(
+            of.directory, which.tobytes(), recipe.max_length, runtime, runtime.row_length
+        )
+        return scorer.score(model, trained.params, batches, options, devices)
+
+    started = time.perf_counter()
+    rewards = score(view, rows)
+    record = trained.record | {"eval_seconds": time.perf_counter() - started, "hardware": mesh.describe()}
+    if then is not None:
+        then(score)
+    return rewards, record
+
+
+def _trained(
+    run: RunConfig,
+    chosen: Subset,
+    view: TokenisedView,
+    runtime: Runtime,
+    directory: Path,
+    trunk: Trunk | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> tuple[loop.Trained, Mesh]:
+    assert run.recipe is not None
+    recipe = run.recipe
     data = pipeline.prepare(
         view,
         chosen,
@@ -62,26 +94,57 @@ def train_and_score(
         on_metrics=on_metrics,
         on_progress=on_progress and (lambda done, steps: on_progress(done / steps)),
     )
-    options = loop.forward_options(recipe.dtype, runtime)
+    return trained, devices
 
-    def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
-        batches = _scoring_batches(of.directory, which.tobytes(), recipe.max_length, runtime)
-        return scorer.score(model, trained.params, batches, options, devices)
 
-    started = time.perf_counter()
-    rewards = score(view, rows)
-    record = trained.record | {"eval_seconds": time.perf_counter() - started, "hardware": mesh.describe()}
-    if then is not None:
-        then(score)
-    return rewards, record
+def save_trained(
+    run: RunConfig, chosen: Subset, view: TokenisedView, runtime: Runtime, directory: Path, to: Path
+) -> None:
+    """Writes the final parameters of a training in `directory` to the new folder `to`, for `score_saved`."""
+    trained, _ = _trained(run, chosen, view, runtime, directory)
+    checkpoint.save_state(to, trained.params)
+
+
+def score_saved(
+    saved: Path,
+    model: ModelConfig,
+    recipe: Recipe,
+    view: TokenisedView,
+    rows: np.ndarray,
+    runtime: Runtime,
+    *,
+    row_length: int,
+) -> np.ndarray:
+    """Rewards float32 [rows, K] by a model of `save_trained`, trained by `recipe`; the same as its training's scores.
+
+    Args:
+      rows: uint32 [n]. row_length: of packed rows (`scorer.row_length`), over which rounding differs.
+    """
+    devices = mesh.make_mesh(runtime.mesh)
+    params = _load(saved, model, recipe, devices)
+    batches = _scoring_batches(view.directory, rows.tobytes(), recipe.max_length, runtime, row_length)
+    return scorer.score(model, params, batches, loop.forward_options(recipe.dtype, runtime), devices)
+
+
+@functools.lru_cache(maxsize=1)  # the tasks of a stage, one after another in a worker
+def _load(saved: Path, model: ModelConfig, recipe: Recipe, devices: Mesh) -> reward.Params:
+    abstract = reward.abstract(model, recipe.storage.parameters)
+    target = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        reward.shardings(devices, abstract),
+    )
+    return checkpoint.load_state(saved, target)
 
 
 @functools.lru_cache(maxsize=8)
-def _scoring_batches(view: Path, rows: bytes, max_length: int, runtime: Runtime) -> scorer.ScoringBatches:
+def _scoring_batches(
+    view: Path, rows: bytes, max_length: int, runtime: Runtime, row_length: int
+) -> scorer.ScoringBatches:
     return scorer.prepare(
         open_view(view),
         np.frombuffer(rows, np.uint32),
         max_length=max_length,
         rows_per_microbatch=runtime.rows_per_microbatch,
-        row_length=runtime.row_length,
+        row_length=row_length,
     )

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from rewardscale.config.curation import LEVELS, PARTS, CurationConfig
+from rewardscale.config.judges import ScoringConfig
 from rewardscale.curate import _parse
 from rewardscale.sweeps import configfile
 
@@ -15,10 +16,11 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_config_on_the_page_loads(tmp_path: Path) -> None:
-    (block,) = blocks("python")
+    whole, scoring = blocks("python")
     path = tmp_path / "mine.py"
-    path.write_text(block)
+    path.write_text(whole.replace("    return config", f"    {scoring}    return config"))
     config, _ = configfile.load(str(path), kind=CurationConfig)
+    assert config.scoring == ScoringConfig(1000, "process:8")
     assert config.people.kind == "page" and config.judge_names == ("judge",)
     assert config.budget.price("some-model").output == 0.6
 

@@ -29,7 +29,7 @@ def test_the_chosen_candidate_is_the_best_on_validation_and_its_margins_are_thos
     made = trainer.train("m", train, validation)
     everything = np.arange(len(inputs))
     candidates = trainer._transformer if model == "w8" else trainer._convex
-    slow = {label: score(everything) for label, score in candidates("m", train)}
+    slow = {one.label: one.score(everything) for one in candidates("m", train, validation)}
     assert len(slow) == len(made.record["candidates"]) > 1
     for one in made.record["candidates"]:
         own = slow[one["candidate"]][validation.rows] * validation.preferred
