@@ -14,7 +14,7 @@ standard deviations named in WorldConfig and the whole has `margin_sd`.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -51,6 +51,37 @@ def sample_pairs(world: WorldConfig, n: int, *, stream: int) -> PlantedPairs:
     return PlantedPairs(topic, mode, words, length, (parts[:, 0] - parts[:, 1]) @ _scale(world))
 
 
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Many responses a prompt, as one policy writes them.
+
+    Attributes:
+      topic, mode: int64 [n]. words: int64 [n, samples, longest]. length: int64 [n, samples].
+      gold: float64 [n, samples], gold reward in Bradley-Terry units, up to one constant.
+    """
+
+    topic: np.ndarray
+    mode: np.ndarray
+    words: np.ndarray
+    length: np.ndarray
+    gold: np.ndarray
+
+
+def sample_candidates(
+    world: WorldConfig, n: int, samples: int, *, stream: int, longest: int = 0, penalty: float = 0.0
+) -> Candidates:
+    """`samples` responses by the world's writers to each of `n` prompts.
+
+    Args:
+      longest: most words of a response, world.longest or more (0). penalty: what gold takes off for each word past
+        world.longest: a rule that no pair of the world shows.
+    """
+    policy = dataclasses.replace(world, longest=longest or world.longest)
+    topic, mode, words, length, parts = _sample(policy, n, stream, samples)
+    gold = parts @ _scale(world) - penalty * np.maximum(length - world.longest, 0)
+    return Candidates(topic, mode, words, length, gold)
+
+
 def vocabulary(world: WorldConfig) -> list[str]:
     """All words of the world: topics, modes, content words."""
     return [
@@ -67,15 +98,18 @@ def tokenizer(world: WorldConfig) -> Tokenizer:
 
 def comparisons(pairs: PlantedPairs, splits: Sequence[str]) -> list[Comparison]:
     """The pairs as text; `splits` names each pair's split."""
-    texts = np.array([f"w{i}" for i in range(int(pairs.words.max()) + 1)])
     out = []
-    for i, split in enumerate(splits):
-        responses = tuple(" ".join(texts[pairs.words[i, side, : pairs.length[i, side]]]) for side in (0, 1))
-        prompt = (Message("user", f"t{pairs.topic[i]} m{pairs.mode[i]}"),)
-        out.append(
-            Comparison(prompt, responses, source="planted", split=split, category=f"t{pairs.topic[i]}")
-        )
+    for (prompt, responses), topic, split in zip(texts(pairs), pairs.topic, splits, strict=True):
+        out.append(Comparison(prompt, responses, source="planted", split=split, category=f"t{topic}"))
     return out
+
+
+def texts(drawn: PlantedPairs | Candidates) -> Iterator[tuple[tuple[Message, ...], tuple[str, ...]]]:
+    """Each prompt with its responses, as text."""
+    known = np.array([f"w{i}" for i in range(int(drawn.words.max()) + 1)])
+    for topic, mode, words, length in zip(drawn.topic, drawn.mode, drawn.words, drawn.length, strict=True):
+        responses = (" ".join(known[of[:count]]) for of, count in zip(words, length, strict=True))
+        yield (Message("user", f"t{topic} m{mode}"),), tuple(responses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,21 +177,22 @@ def _tables(world: WorldConfig) -> dict[str, np.ndarray]:
     }
 
 
-def _sample(world: WorldConfig, n: int, stream: int) -> tuple[np.ndarray, ...]:
-    """Topic [n], mode [n], words [n, 2, longest], length [n, 2] and the four unscaled terms [n, 2, 4]."""
+def _sample(world: WorldConfig, n: int, stream: int, responses: int = 2) -> tuple[np.ndarray, ...]:
+    """Topic [n], mode [n], words [n, K, longest], length [n, K] and the four unscaled terms [n, K, 4]."""
     table = _tables(world)
     random = np.random.default_rng([world.seed, _PAIRS, stream])
     topic, mode = random.integers(world.topics, size=n), random.integers(world.modes, size=n)
-    length = random.integers(world.shortest, world.longest + 1, size=(n, 2))
-    skill = random.normal(size=(n, 2)) * world.skill_sd
+    length = random.integers(world.shortest, world.longest + 1, size=(n, responses))
+    skill = random.normal(size=(n, responses)) * world.skill_sd
     liked = table["U"] * world.unigram + world.topical * table["T"] @ table["E"].T  # [topics, words]
     liked /= liked.std() or 1.0  # in a world without these two terms, writers have nothing to lean to
-    words = np.empty((n, 2, world.longest), np.int64)
-    for a in range(0, n, _CHUNK):
-        b = min(n, a + _CHUNK)
+    words = np.empty((n, responses, world.longest), np.int64)
+    chunk = max(1, 2 * _CHUNK // responses)
+    for a in range(0, n, chunk):
+        b = min(n, a + chunk)
         weight = table["frequency"] * np.exp(skill[a:b, :, None] * liked[topic[a:b], None, :])
         cumulative = np.cumsum(weight, -1)
-        u = random.random((b - a, 2, world.longest)) * cumulative[..., -1:]
+        u = random.random((b - a, responses, world.longest)) * cumulative[..., -1:]
         words[a:b] = (u[..., None] > cumulative[:, :, None, :-1]).sum(-1)
     place = np.arange(world.longest)
     inside = place < length[..., None]
@@ -176,7 +211,7 @@ def _sample(world: WorldConfig, n: int, stream: int) -> tuple[np.ndarray, ...]:
 
 def _scale(world: WorldConfig) -> np.ndarray:
     """Weights [4] of the terms, from a calibration sample of their own so that all splits agree."""
-    parts = _sample(world, _CALIBRATION_PAIRS, stream=2**31)[-1]
+    parts = _sample(world, _CALIBRATION_PAIRS, 2**31)[-1]
     difference = parts[:, 0] - parts[:, 1]
     mix = np.array([world.unigram, world.topical, world.bigram, world.order]) / difference.std(0)
     return mix * world.margin_sd / (difference @ mix).std()

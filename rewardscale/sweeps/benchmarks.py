@@ -24,6 +24,7 @@ from rewardscale.data.comparison import Comparison, DataError
 from rewardscale.data.corpus import open_corpus, write_corpus
 from rewardscale.data.tokenised import TokenisedView, build_view
 from rewardscale.evaluation import statistics
+from rewardscale.evaluation.benchmarks import planted
 from rewardscale.evaluation.benchmarks.base import Benchmark
 from rewardscale.evaluation.benchmarks.registry import load_all
 from rewardscale.evaluation.texts import Group, Texts, union
@@ -61,16 +62,21 @@ def prepare(config: SweepConfig, dataset: Dataset, workdir: Path, data_dir: Path
     """
     if not config.benchmarks:
         return None
-    _check(config, dataset)
-    return tokenise(load_all(",".join(config.benchmarks), data_dir)[0], dataset, workdir)
+    own = [name for name in config.benchmarks if name in planted.NAMES]
+    others = [name for name in config.benchmarks if name not in own]
+    _check(config, dataset, own, others)
+    made = [planted.load(name, config.data.planted) for name in own]
+    return tokenise([*made, *(load_all(",".join(others), data_dir)[0] if others else ())], dataset, workdir)
 
 
-def _check(config: SweepConfig, dataset: Dataset) -> None:
+def _check(config: SweepConfig, dataset: Dataset, own: Sequence[str], others: Sequence[str]) -> None:
     named = f"benchmarks={','.join(config.benchmarks)}"
-    if dataset.tokenizer()[1] == "words":
+    if own and config.data.source != "planted":
+        raise ConfigError(f"{named}: {own[0]} is for models of a planted world (data.source=planted)")
+    if others and dataset.tokenizer()[1] == "words":
         raise ConfigError(
             f"{named}: the models of this sweep know only the made-up words of its planted world and cannot read a "
-            "text; leave benchmarks out, or choose real pairs (data.source=votes, objective or curated)"
+            f"text; take {' or '.join(planted.NAMES)}, or real pairs (data.source=votes, objective or curated)"
         )
     if all(is_convex(name) for name in (*config.sweep.models, *config.also.models)):
         raise ConfigError(

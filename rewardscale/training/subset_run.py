@@ -46,9 +46,10 @@ def train_and_score(
     options = loop.forward_options(recipe.dtype, runtime)
 
     def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
-        batches = _scoring_batches(
-            of.directory, which.tobytes(), recipe.max_length, runtime, runtime.row_length
-        )
+        length = runtime.row_length
+        if length and of is not view:  # which it was chosen for
+            length = max(length, scorer.row_length(of, which, recipe.max_length))
+        batches = _scoring_batches(of.directory, which.tobytes(), recipe.max_length, runtime, length)
         return scorer.score(model, trained.params, batches, options, devices)
 
     started = time.perf_counter()

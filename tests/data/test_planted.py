@@ -209,3 +209,24 @@ def test_the_text_says_what_the_numbers_say(tmp_path):
     view = build_view(write_corpus(tmp_path / "corpus", made, about={}), tokenizer, "words")
     np.testing.assert_array_equal(view.lengths[:, 1:], pairs.length + 1)
     assert (view.lengths[:, 0] == 2).all() and view.vocab_size == len(planted.vocabulary(SMALL)) + 3
+
+
+def test_two_candidates_are_a_pair_of_the_world():
+    pairs, two = (
+        planted.sample_pairs(SMALL, 300, stream=5),
+        planted.sample_candidates(SMALL, 300, 2, stream=5),
+    )
+    for field in ("topic", "mode", "words", "length"):
+        np.testing.assert_array_equal(getattr(pairs, field), getattr(two, field))
+    np.testing.assert_allclose(two.gold[:, 0] - two.gold[:, 1], pairs.margin, rtol=1e-9)
+
+
+def test_longer_candidates_are_punished_word_by_word():
+    free = planted.sample_candidates(SMALL, 40, 32, stream=5, longest=14)
+    made = planted.sample_candidates(SMALL, 40, 32, stream=5, longest=14, penalty=0.7)
+    np.testing.assert_array_equal(free.words, made.words)
+    assert made.length.min() == SMALL.shortest and made.length.max() == 14
+    np.testing.assert_allclose(free.gold - made.gold, 0.7 * np.maximum(made.length - SMALL.longest, 0))
+    (prompt, responses), *_ = planted.texts(made)
+    assert prompt[0].content == f"t{made.topic[0]} m{made.mode[0]}"
+    assert [len(r.split()) for r in responses] == made.length[0].tolist()

@@ -11,10 +11,12 @@ import pytest
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import Message
 from rewardscale.data.templates import get_template
+from rewardscale.evaluation.benchmarks import planted
 from rewardscale.evaluation.benchmarks.base import Benchmark, BenchmarkItem
 from rewardscale.evaluation.benchmarks.formulas import PairAccuracy
 from rewardscale.evaluation.texts import union
 from rewardscale.sweeps import benchmarks, configfile, datasets, grid
+from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps import sweep as sweeps
 from tests.scoring_small import comparisons
 from tests.sweeps.launching import launch
@@ -80,8 +82,8 @@ def test_a_sweep_scores_them_and_later_ones_without_training_again(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("sweep.py:smoke", {}, "cannot read a text; leave benchmarks out"),
-        ("sweep.py:convex", {"also.models": ""}, "cannot read a text"),
+        ("sweep.py:smoke", {}, "cannot read a text; take planted-alike or planted-longer"),
+        ("sweep.py:convex", {"also.models": ""}, "cannot read a text; take"),
     ],
 )
 def test_a_planted_world_has_no_text_to_read(
@@ -90,6 +92,33 @@ def test_a_planted_world_has_no_text_to_read(
     small = {"data.planted.train": "300", "data.planted.validation": "50", "data.planted.test": "50"}
     config, _ = configfile.load(name, {"benchmarks": "llmbar", **small, **overrides})
     with pytest.raises(ConfigError, match=f"benchmarks=llmbar: .*{message}"):
+        sweeps.plan(config, tmp_path)
+
+
+def test_models_of_a_planted_world_choose_among_its_candidates(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(planted, "PROMPTS", 4)
+    monkeypatch.setattr(planted, "SAMPLES", 8)
+    overrides = {
+        "sweep.models": "w8", "sweep.pairs": "250", "sweep.levels": "gold", "sweep.draws": "1",
+        "data.planted.train": "300", "data.planted.validation": "50", "data.planted.test": "50",
+    }  # fmt: skip
+    config, _ = configfile.load("sweep.py:smoke", {"benchmarks": ",".join(planted.NAMES), **overrides})
+    plan = sweeps.plan(config, tmp_path)
+    (cell,) = plan.cells
+    context = runs.Context(
+        plan.dataset, datasets.view(plan.dataset), config.runtime, plan.workdir, plan.wanted
+    )
+    assert runs.run_cell(cell, context)
+    rewards = pl.read_parquet(tmp_path / "runs" / cell.run_id / "benchmark_rewards.parquet")
+    assert rewards["error"].null_count() == len(rewards)  # also of those too long for the sweep's own rows
+    assert rewards["reward"].n_unique() > 50
+    read = benchmarks.read(tmp_path, cell.run_id)
+    assert set(read) == set(planted.NAMES) and all(0 <= one["accuracy"] <= 1 for one in read.values())
+
+
+def test_candidates_of_a_planted_world_are_for_its_models_alone(tmp_path: Path) -> None:
+    config, _ = configfile.load("sweep.py:convex", {"benchmarks": "planted-alike"})
+    with pytest.raises(ConfigError, match="planted-alike is for models of a planted world"):
         sweeps.plan(config, tmp_path)
 
 
