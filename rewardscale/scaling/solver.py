@@ -305,6 +305,7 @@ def transformed(function: Transform, theta: NDArray, influence: NDArray) -> tupl
         up, down = theta.copy(), theta.copy()
         up[:, p] += step
         down[:, p] -= step
-        slope = (function(up) - function(down)) / (2 * step)[:, None]
+        with np.errstate(invalid="ignore"):  # of what is infinite the slope is NaN, as its interval is to be
+            slope = (function(up) - function(down)) / (2 * step)[:, None]
         out += slope[..., None] * influence[:, p, None, :]
     return value, out
