@@ -4,12 +4,7 @@ By the closed forms of low signal and by the sandwich at this world's margins, f
 rater who follows length now and then is wrong.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rewardscale.data import planted
 from rewardscale.scaling import theory
