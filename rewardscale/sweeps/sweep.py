@@ -72,9 +72,10 @@ def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
     failed: dict[str, str] = {}
     interrupted = False
     trackers = _Trackers(wandb, sweep)
-    with _sigterm_as_interrupt(), _Bars(sweep, todo) as bars:
+    with _interruptible() as check, _Bars(sweep, todo) as bars:
 
         def on_event(event: local.Event) -> None:
+            check()
             bars.show(event)
             trackers.follow(event)
             if event.kind == "failed" and event.cell is not None:
@@ -84,7 +85,13 @@ def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
         try:
             if todo:
                 local.run_cells(
-                    todo, sweep.config, sweep.workdir, sweep.data_dir, on_event, metrics=wandb != "off"
+                    todo,
+                    sweep.config,
+                    sweep.workdir,
+                    sweep.data_dir,
+                    on_event,
+                    of=len(sweep.cells),
+                    metrics=wandb != "off",
                 )
         except KeyboardInterrupt:
             interrupted = True
@@ -295,12 +302,28 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """SIGTERM and Ctrl-C raise KeyboardInterrupt: at once, or at the next call of what is yielded.
+
+    Python drops an exception that a signal raises inside a callback of its garbage collector.
+    """
+    asked = False
+
     def interrupt(*_: object) -> None:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        if before[number] is not signal.SIG_IGN:  # nohup's and a background job's Ctrl-C
+            signal.signal(number, interrupt)
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
