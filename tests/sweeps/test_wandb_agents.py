@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import polars as pl
 import pytest
 import yaml
+from nbclient import NotebookClient
 from wandb.sdk.launch.sweeps import utils as wandb_utils
 
 from rewardscale import launch
@@ -204,8 +206,20 @@ def table(workdir: Path) -> pl.DataFrame:
     return reproducible(pl.read_parquet(workdir / "results.parquet"))
 
 
+def drawn(source: Path, monkeypatch) -> str:
+    """What notebooks/from_wandb.ipynb prints of a sweep, once it has drawn its curves."""
+    monkeypatch.setenv("REWARDSCALE_WANDB", str(source))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "notebooks" / "from_wandb.ipynb", as_version=4)
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
+    return "".join(output.get("text", "") for output in outputs)
+
+
 @pytest.mark.slow
-def test_two_agents_give_the_table_of_a_launch_and_the_key_is_nowhere(place, tmp_path):
+def test_two_agents_give_the_table_of_a_launch_and_the_key_is_nowhere(place, tmp_path, monkeypatch):
     """Three cells with one trunk: the second agent's cell waits for, or begins after, what the first one trains."""
     code, _, error = launch_process(tmp_path / "alone", *TRUNK)
     assert code == 0, error
@@ -222,6 +236,7 @@ def test_two_agents_give_the_table_of_a_launch_and_the_key_is_nowhere(place, tmp
     assert table(place.workdir).equals(table(tmp_path / "alone"))
     again = fetch(place.workdir / "wandb", tmp_path / "again")
     assert all((again / n).read_bytes() == (place.workdir / n).read_bytes() for n in SWEEP_FILES)
+    assert "smoke: 3 runs finished, 0 missing" in drawn(place.workdir / "wandb", monkeypatch)
 
     for run in place.stub.runs.values():
         result = json.loads(
