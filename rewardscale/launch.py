@@ -11,17 +11,30 @@ or type is answered with the nearest right one:
     --config.sweep.draws=5 --config.sweep.pairs=300,3000 --config.runtime.workers=1
     --config.benchmarks=rm-bench,llmbar    each transformer scores them too (real text only); rows of results.parquet
 
+Cells can run elsewhere, on machines that see the workdir under the same path:
+
+    --executor=wandb              makes a wandb sweep of the cells not done, and says how to start its agents
+    --executor=wandb --dry_run    prints its definition, exactly
+    --cell=RUN_ID                 runs one cell, which is what agents and other clusters' jobs call
+    --collect                     runs nothing: table and report of what is done
+
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
 figures/, report.html. Kill it whenever you like; the same command goes on where it stopped. The exit
-code is 0 when every cell is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
+code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rewardscale.cli import exit_code
+from rewardscale.cli import INTERRUPTED, exit_code
 from rewardscale.sweeps import configfile
+from rewardscale.training.tracker import PROJECT, create_sweep
+
+if TYPE_CHECKING:
+    from rewardscale.sweeps import sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,15 +49,46 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     config, docstring = configfile.load(options.config, overrides)
     workdir = options.workdir or Path("runs") / config.name
     plan = sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring)
+    if options.executor == "wandb" and not options.collect and plan.todo():
+        return _wandb_sweep(plan, options, overrides)
+    if options.dry_run:
+        chosen = sweep.choose(plan, options.cell) if options.cell else plan.cells
+        print(summary.dry_run(dataclasses.replace(plan, cells=chosen)))
+        return 0
+    if options.cell:
+        ran = sweep.run_chosen(plan, options.cell, wandb=options.wandb)
+        print(summary.chosen(plan, options.cell, ran))
+        missing, interrupted = ran.failed, ran.interrupted
+    else:
+        outcome = (sweep.collect if options.collect else sweep.run)(plan, wandb=options.wandb)
+        print(summary.closing(plan, outcome))
+        missing, interrupted = outcome.missing, outcome.interrupted
+    if interrupted:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if missing else 0
+
+
+def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Makes a wandb sweep of the cells that are not done, or prints it, or only writes its file."""
+    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps.executors import command, wandb_agents
+
+    line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
+    made = wandb_agents.definition(plan.config.name, plan.todo(), [*line, "--wandb=online"])
     if options.dry_run:
         print(summary.dry_run(plan))
+        print(f"a wandb sweep would be made of this definition:\n{wandb_agents.text(made)}", end="")
         return 0
-    outcome = sweep.run(plan, wandb=options.wandb)
-    print(summary.closing(plan, outcome))
-    if outcome.interrupted:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 1 if outcome.missing else 0
+    sweep.describe(plan)
+    path = wandb_agents.write(made, plan.workdir)
+    if options.wandb == "offline":
+        print(f"wrote {path}; `wandb sweep --project {PROJECT} {path}` makes the sweep")
+    else:
+        print(f"wrote {path}", flush=True)
+        print(f"on each machine, in this environment: wandb agent --forward-signals {create_sweep(made)}")
+    print("afterwards: this command again, with --collect, writes table and report")
+    return 0
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -75,7 +119,30 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument(
         "--wandb", choices=("off", "offline", "online"), default="off", help="also log to Weights & Biases"
     )
-    return configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
+    parser.add_argument(
+        "--executor",
+        choices=("local", "wandb"),
+        default="local",
+        help="what runs the cells: processes here, or agents of a wandb sweep made of those that are not done "
+        "(with --wandb=offline its file is written and no sweep is made)",
+    )
+    parser.add_argument(
+        "--cell",
+        action="append",
+        default=[],
+        metavar="RUN_ID[,RUN_ID]",
+        help="run these cells alone and make no table: what agents and jobs of clusters call; repeatable",
+    )
+    parser.add_argument(
+        "--collect",
+        action="store_true",
+        help="run nothing: table and report of the cells that are done, whoever ran them",
+    )
+    options, overrides = configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
+    options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
+    if options.cell and (options.collect or options.executor != "local"):
+        parser.error("--cell runs cells here, and neither collects nor hands them to another executor")
+    return options, overrides
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The command: help, dry run, and one clear error for each kind of bad input."""
 
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
 from rewardscale import launch
+from rewardscale.sweeps import configfile
 from tests.sweeps.launching import TINY
 from tests.sweeps.launching import launch as launch_process
 
@@ -68,6 +71,20 @@ def test_a_data_folder_that_is_not_there_is_named(capsys, tmp_path):
         capsys, "--config=sweep.py:votes", f"--workdir={tmp_path / 'w'}", f"--data_dir={tmp_path / 'nowhere'}"
     )
     assert code == 2 and "nowhere" in one_error(error)
+
+
+@pytest.mark.parametrize("page", ["launch/README.md", "launch/wandb/README.md"])
+def test_the_commands_of_a_page_are_understood(page):
+    text = (Path(__file__).parents[1] / page).read_text()
+    commands = [
+        shlex.split(line, comments=True)[3:]
+        for line in text.splitlines()
+        if line.startswith("python -m rewardscale.launch ")
+    ]
+    assert len(commands) >= 3
+    for command in commands:
+        options, overrides = launch._parse(command)
+        configfile.load(options.config, overrides)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import polars as pl
 
 from rewardscale.sweeps.executors.local import default_workers
 from rewardscale.sweeps.grid import Cell
-from rewardscale.sweeps.sweep import Outcome, Plan, work
+from rewardscale.sweeps.sweep import Outcome, Plan, Ran, choose, work
 
 
 def dry_run(plan: Plan) -> str:
@@ -90,6 +90,16 @@ def closing(plan: Plan, outcome: Outcome) -> str:
         lines.append(f"  and {len(outcome.missing) - 5} more, listed in {plan.workdir / 'missing.json'}")
     lines.append(f"table   {plan.workdir / 'results.parquet'}")
     lines.append(f"report  {outcome.report}")
+    return "\n".join(lines)
+
+
+def chosen(plan: Plan, names: Sequence[str], ran: Ran) -> str:
+    """A line for each cell of --cell: done, failed and why, or not."""
+    lines, todo = [], {c.run_id for c in plan.todo()}
+    for cell in choose(plan, names):
+        state = "not done" if cell.run_id in todo else "done"
+        reason = f": {ran.failed[cell.run_id]}" if cell.run_id in ran.failed else ""
+        lines.append(f"{state} {cell.label} ({cell.run_id}){reason}")
     return "\n".join(lines)
 
 

@@ -1,11 +1,12 @@
 """A sweep from its config to its report: data, cells, runs, table, figures. Safe to kill and to repeat."""
 
 import dataclasses
+import difflib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from rewardscale import atomic
-from rewardscale.config import DATA_VARIABLE, SweepConfig, to_mapping
+from rewardscale.config import DATA_VARIABLE, ConfigError, SweepConfig, to_mapping
 from rewardscale.sweeps import benchmarks, datasets, grid, results
 from rewardscale.sweeps import cell as runs
-from rewardscale.sweeps.executors import local
-from rewardscale.training.tracker import SWEEP_FILES, Wandb
+from rewardscale.sweeps.executors import local, wandb_agents
+from rewardscale.sweeps.trackers import Trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Outcome:
     interrupted: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What running cells leaves: why cells failed, by run id, and whether it was stopped before the end."""
+
+    failed: dict[str, str]
+    interrupted: bool
+
+
 def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, docstring: str = "") -> Plan:
     """Builds or opens the sweep's data and lays out its cells.
 
@@ -68,13 +77,19 @@ def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, do
 def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
     """Runs what is not done, then writes table and report. Failed cells are reported, the others go on."""
     describe(sweep)
+    ran = _run_cells(sweep, Trackers(wandb, sweep.config.name, sweep.workdir), of=len(sweep.cells))
+    return collect(sweep, ran, wandb=wandb)
+
+
+def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
+    """Runs the plan's cells that are not done, and waits for those that another process is at."""
     todo = sweep.todo()
     failed: dict[str, str] = {}
     interrupted = False
-    trackers = _Trackers(wandb, sweep)
-    with _sigterm_as_interrupt(), _Bars(sweep, todo) as bars:
+    with _interruptible() as check, _Bars(sweep, todo) as bars:
 
         def on_event(event: local.Event) -> None:
+            check()
             bars.show(event)
             trackers.follow(event)
             if event.kind == "failed" and event.cell is not None:
@@ -84,14 +99,52 @@ def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
         try:
             if todo:
                 local.run_cells(
-                    todo, sweep.config, sweep.workdir, sweep.data_dir, on_event, metrics=wandb != "off"
+                    todo, sweep.config, sweep.workdir, sweep.data_dir, on_event, of=of, metrics=trackers.on
                 )
         except KeyboardInterrupt:
             interrupted = True
-    missing = finish(sweep, failed)
+    return Ran(failed, interrupted)
+
+
+def collect(sweep: Plan, ran: Ran | None = None, *, wandb: str = "off") -> Outcome:
+    """Writes table and report of the cells that are done, whoever ran them; `ran` says why others are missing."""
+    ran = ran or Ran({}, False)
+    missing = finish(sweep, ran.failed)
     report = _report(sweep)
-    trackers.close(sweep, report)
-    return Outcome(report, len(sweep.cells), missing, interrupted)
+    Trackers(wandb, sweep.config.name, sweep.workdir).send_sweep(to_mapping(sweep.config), report)
+    return Outcome(report, len(sweep.cells), missing, ran.interrupted)
+
+
+def run_chosen(sweep: Plan, names: Sequence[str], *, wandb: str = "off") -> Ran:
+    """Runs the named cells and no others, and makes no table: what a cluster's job or a sweep's agent does.
+
+    Under wandb, cells that are done already are sent again, whole. Raises ConfigError for a cell of another sweep.
+    """
+    describe(sweep)
+    part = dataclasses.replace(sweep, cells=choose(sweep, names))
+    trackers = Trackers(wandb, sweep.config.name, sweep.workdir, live=part.cells)
+    todo = {c.run_id for c in part.todo()}
+    for cell in part.cells:
+        if cell.run_id not in todo:
+            trackers.send_done(cell)
+    ran = _run_cells(part, trackers, of=len(sweep.cells))
+    trackers.stop()
+    return ran
+
+
+def choose(sweep: Plan, names: Sequence[str]) -> list[grid.Cell]:
+    """The cells with these run ids. Raises ConfigError that names the nearest."""
+    known = {c.run_id: c for c in sweep.cells}
+    ids = [name.removeprefix(wandb_agents.PREFIX) for name in names]
+    for run_id in ids:
+        if run_id not in known:
+            near = difflib.get_close_matches(run_id, known, n=1)
+            hint = "".join(f" Did you mean {i} ({known[i].label})?" for i in near)
+            raise ConfigError(
+                f"no cell {run_id!r} among the {len(known)} of this sweep.{hint} Run ids follow from config, data and "
+                f"version: are they the same? All are listed in {sweep.workdir / 'sweep.json'}"
+            )
+    return [known[run_id] for run_id in dict.fromkeys(ids)]
 
 
 def describe(sweep: Plan) -> None:
@@ -143,60 +196,6 @@ def _report(sweep: Plan) -> Path:
     path = write_report(sweep.workdir)
     atomic.write_bytes(made_of, stamp.encode())
     return path
-
-
-class _Trackers:
-    """wandb runs of the cells, opened and closed as they run, and one of the sweep."""
-
-    def __init__(self, mode: str, sweep: Plan):
-        self._mode, self._sweep = mode, sweep
-        self._records: dict[str, list[dict[str, Any]]] = {}
-
-    def _open(self, name: str, run_id: str, config: dict[str, Any]) -> Wandb:
-        return Wandb(
-            self._mode,
-            project="rewardscale",
-            name=name,
-            run_id=run_id,
-            directory=self._sweep.workdir,
-            config=config,
-        )
-
-    def follow(self, event: local.Event) -> None:
-        """Keeps a cell's metrics and sends them as one wandb run when the cell is done."""
-        if self._mode == "off" or event.cell is None:
-            return
-        run_id = event.cell.run_id
-        if event.kind == "metrics":
-            self._records.setdefault(run_id, []).extend(event.value)
-        elif event.kind == "done":
-            tracker = self._open(event.cell.label, run_id, results.identity(event.cell))
-            tracker.log(self._records.pop(run_id, []))
-            result = runs.read_result(self._sweep.workdir, run_id) or {"scores": {}}
-            tracker.summary(
-                {
-                    f"{s}/{k}": v
-                    for s, of in result["scores"].items()
-                    for k, v in of.items()
-                    if k != "clusters"
-                }
-            )
-            tracker.close()
-
-    def close(self, sweep: Plan, report: Path) -> None:
-        """Sends the table, the figures and the sweep's files as its own wandb run."""
-        if self._mode == "off":
-            return
-        import polars as pl
-
-        table = pl.read_parquet(sweep.workdir / "results.parquet")
-        tracker = self._open(
-            f"sweep {sweep.config.name}", f"sweep-{sweep.config.name}", to_mapping(sweep.config)
-        )
-        tracker.table("results", table.columns, table.rows())
-        tracker.images({p.stem: p for p in sorted((report.parent / "figures").glob("*.png"))})
-        tracker.files(sweep.workdir / name for name in SWEEP_FILES)
-        tracker.close()
 
 
 class _Bars:
@@ -295,12 +294,28 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """SIGTERM and Ctrl-C raise KeyboardInterrupt: at once, or at the next call of what is yielded.
+
+    Python drops an exception that a signal raises inside a callback of its garbage collector.
+    """
+    asked = False
+
     def interrupt(*_: object) -> None:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        if before[number] is not signal.SIG_IGN:  # nohup's and a background job's Ctrl-C
+            signal.signal(number, interrupt)
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

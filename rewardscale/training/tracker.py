@@ -10,6 +10,7 @@ from typing import Any
 from rewardscale import atomic
 
 MODES = ("off", "offline", "online")
+PROJECT = "rewardscale"  # where runs and sweeps go on the wandb server
 # What of a sweep's folder its own wandb run carries: all that the analysis reads. The last two may be absent.
 SWEEP_FILES = ("results.parquet", "sweep.json", "results_by_cluster.parquet", "missing.json")
 _NEEDED = SWEEP_FILES[:2]
@@ -54,10 +55,21 @@ def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 class Wandb:
-    """One wandb run, or nothing at all when `mode` is "off"."""
+    """One wandb run, or nothing at all when `mode` is "off". Several may be open at once.
+
+    Under a `wandb agent` the run is the one that the agent was given, whatever project and id say.
+    """
 
     def __init__(
-        self, mode: str, *, project: str, name: str, run_id: str, directory: Path, config: Mapping[str, Any]
+        self,
+        mode: str,
+        *,
+        project: str,
+        name: str,
+        run_id: str,
+        directory: Path,
+        config: Mapping[str, Any],
+        group: str = "",
     ):
         self._run: Any = None
         if mode == "off":
@@ -70,11 +82,12 @@ class Wandb:
             mode="offline" if mode == "offline" else "online",
             project=project,
             name=name,
+            group=group or None,
             id=run_id,
             dir=str(directory),
             config=dict(config),
             resume="allow",
-            reinit="finish_previous",
+            reinit="create_new",
             # Hard links or copies of saved files: a link to a folder that moves would leave an empty run.
             settings=wandb.Settings(console="off", x_disable_stats=True, symlink=False),
         )
@@ -112,10 +125,34 @@ class Wandb:
                     raise FileNotFoundError(f"no file {path} to send to wandb")
                 self._run.save(path, base_path=path.parent, policy="now", glob=False)
 
-    def close(self) -> None:
-        """Finishes the run."""
+    def close(self, exit_code: int = 0) -> None:
+        """Finishes the run; a code other than 0 marks it as failed."""
         if self._run:
-            self._run.finish()
+            self._run.finish(exit_code=exit_code)
+
+    def preempted(self, exit_code: int) -> None:
+        """Finishes a run that was stopped in the middle: if a sweep's agent ran it, wandb gives it out again."""
+        if self._run:
+            self._run.mark_preempting()
+            self.close(exit_code)
+
+
+def create_sweep(definition: Mapping[str, Any], project: str = PROJECT) -> str:
+    """Makes a sweep on the wandb server: its path, entity/project/sweep, for `wandb agent`.
+
+    The key comes from WANDB_API_KEY or from an earlier `wandb login`; nobody is asked for it. Raises ConnectionError:
+    no key, or a server that does not answer or refuses.
+    """
+    import wandb
+
+    try:
+        if not wandb.login(prompt=False):
+            raise ConnectionError("no key for wandb: set WANDB_API_KEY, or run `wandb login` once")
+        sweep_id = wandb.sweep(dict(definition), project=project)
+        entity = os.environ.get("WANDB_ENTITY") or wandb.Api().default_entity
+    except (wandb.Error, ValueError) as error:
+        raise ConnectionError(f"wandb at {os.environ.get('WANDB_BASE_URL', 'wandb.ai')}: {error}") from error
+    return f"{entity}/{project}/{sweep_id}"
 
 
 def fetch(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_killed_and_launched_again_gives_the_same_table_bit_for_bit(uninterrupte
         return [{k: v for k, v in r.items() if k not in throughput} for r in records]
 
     assert lines(first) == lines(second)
+
+
+@pytest.mark.slow
+def test_a_cell_left_alone_rounds_as_it_did_beside_another(tmp_path):
+    """On one core or on all, sums round differently: the sweep decides which, not what is left of it."""
+    two = (*LONG, "--config.sweep.pairs=600,700", "--config.recipe.epochs=5", "--config.runtime.workers=2")
+    code, _, error = launch(tmp_path, *two)
+    assert code == 0, error
+    before = table(tmp_path)
+    shutil.rmtree(tmp_path / "runs" / before.filter(pl.col("pairs") == 700)["run_id"][0])
+    code, _, error = launch(tmp_path, *two)
+    assert code == 0, error
+    assert table(tmp_path).equals(before)
 
 
 def test_interrupted_by_the_keyboard_saves_and_goes_on(uninterrupted, tmp_path):

@@ -62,6 +62,11 @@ def accelerator_present() -> bool:
     return any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0"))
 
 
+def in_order(cells: list[Cell]) -> list[Cell]:
+    """Largest first, so that none is left alone at the end, and trunks before their branches, so that few wait."""
+    return sorted(cells, key=lambda c: (c.branch is not None and c.branch.follows, -(c.flops or 0.0)))
+
+
 def run_cells(
     cells: list[Cell],
     config: SweepConfig,
@@ -69,15 +74,18 @@ def run_cells(
     data_dir: Path | None,
     on_event: Callable[[Event], None],
     *,
+    of: int,
     metrics: bool = False,
 ) -> None:
     """Runs all cells, largest first and trunks before their branches, and reports events as they come.
 
+    `of` is how many cells the whole sweep has: its cells compute alike, to the last bit, however many of them are left.
     KeyboardInterrupt (Ctrl-C, SIGTERM) asks the workers to save and stop, waits for them, and is raised again.
     """
-    queue = deque(sorted(cells, key=lambda c: (c.branch is not None and c.branch.follows, -(c.flops or 0.0))))
-    count = min(config.runtime.workers or default_workers(), max(1, len(queue)))
-    environment = _environment(count)
+    queue = deque(in_order(cells))
+    wanted = config.runtime.workers or default_workers()
+    count = min(wanted, max(1, len(queue)))
+    environment = _environment(min(wanted, of))  # threads change how sums round
     context = multiprocessing.get_context("spawn")
     arguments = (config, workdir, data_dir, metrics)
 
