@@ -14,7 +14,10 @@ or type is answered with the nearest right one:
 Cells can run elsewhere, on machines that see the workdir under the same path:
 
     --executor=wandb              makes a wandb sweep of the cells not done, and says how to start its agents
-    --executor=wandb --dry_run    prints its definition, exactly
+    --executor=slurm              submits an array job whose tasks run the cells not done, nor in a job already
+    --executor=... --dry_run      prints exactly what would be submitted
+    --executor=slurm --cancel     ends its jobs; what is done stays, and what runs has saved its state
+    --status                      how many cells are done, running, failed and queued
     --cell=RUN_ID                 runs one cell, which is what agents and other clusters' jobs call
     --collect                     runs nothing: table and report of what is done
 
@@ -49,8 +52,12 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     config, docstring = configfile.load(options.config, overrides)
     workdir = options.workdir or Path("runs") / config.name
     plan = sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring)
+    if options.status or options.cancel:
+        return _look(plan, options)
     if options.executor == "wandb" and not options.collect and plan.todo():
         return _wandb_sweep(plan, options, overrides)
+    if options.executor == "slurm" and not options.collect and plan.todo():
+        return _slurm_job(plan, options, overrides)
     if options.dry_run:
         chosen = sweep.choose(plan, options.cell) if options.cell else plan.cells
         print(summary.dry_run(dataclasses.replace(plan, cells=chosen)))
@@ -91,6 +98,57 @@ def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dic
     return 0
 
 
+def _slurm_job(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Submits the cells that are neither done nor in a job of this folder already, or prints what would be."""
+    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps.executors import command, slurm
+
+    there = {} if options.dry_run else slurm.queued(plan.workdir)
+    cells = [c for c in plan.todo() if c.run_id not in there]
+    line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
+    made = slurm.job(
+        plan.config.name,
+        cells,
+        [*line, f"--wandb={options.wandb}"],
+        plan.workdir,
+        options=options.sbatch,
+        cells_per_task=options.cells_per_task,
+        at_once=options.at_once,
+    )
+    if options.dry_run:
+        print(summary.dry_run(plan))
+        print(
+            f"{len(cells)} cells in {len(made.tasks)} tasks would be submitted as {made.folder / 'job.sh'}:"
+        )
+        print(made.script)
+        return 0
+    if there:
+        print(f"{len(there)} cells are in a job already: {slurm.said(there)}")
+    if cells:
+        sweep.describe(plan)
+        number = slurm.submit(made)
+        print(
+            f"job {number}: {len(cells)} cells in {len(made.tasks)} tasks; they print into {made.folder / 'log'}"
+        )
+    print(
+        "--status says how far they are; afterwards: this command again, with --collect, writes table and report"
+    )
+    return 0
+
+
+def _look(plan: "sweep.Plan", options: argparse.Namespace) -> int:
+    """--status and --cancel."""
+    from rewardscale.sweeps import status
+    from rewardscale.sweeps.executors import slurm
+
+    if options.cancel:
+        print(f"{slurm.cancel(plan.workdir)} cells were in jobs of this folder, which are cancelled")
+        return 0
+    queued = slurm.queued(plan.workdir) if options.executor == "slurm" else None
+    print(status.text(plan, status.status(plan, queued)))
+    return 0
+
+
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Flags, and overrides as {"sweep.draws": "5"}."""
     parser = argparse.ArgumentParser(
@@ -121,11 +179,25 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     parser.add_argument(
         "--executor",
-        choices=("local", "wandb"),
+        choices=("local", "slurm", "wandb"),
         default="local",
-        help="what runs the cells: processes here, or agents of a wandb sweep made of those that are not done "
-        "(with --wandb=offline its file is written and no sweep is made)",
+        help="what runs the cells: processes here, tasks of a Slurm array job, or agents of a wandb sweep made of "
+        "those that are not done (with --wandb=offline its file is written and no sweep is made)",
     )
+    parser.add_argument(
+        "--sbatch",
+        default="",
+        metavar="OPTIONS",
+        help="of Slurm, for each task: --sbatch='--partition=gpu --gres=gpu:1 --cpus-per-task=8 --time=8:00:00'",
+    )
+    parser.add_argument(
+        "--cells_per_task", type=int, default=1, help="of Slurm: small cells share a task's start"
+    )
+    parser.add_argument(
+        "--at_once", type=int, default=0, help="of Slurm: tasks that may run at the same time (0: no limit)"
+    )
+    parser.add_argument("--status", action="store_true", help="run nothing: print how far the sweep is")
+    parser.add_argument("--cancel", action="store_true", help="of Slurm: end the jobs of this --workdir")
     parser.add_argument(
         "--cell",
         action="append",
@@ -140,8 +212,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     options, overrides = configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
     options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
-    if options.cell and (options.collect or options.executor != "local"):
+    if options.cell and (options.collect or options.status or options.executor != "local"):
         parser.error("--cell runs cells here, and neither collects nor hands them to another executor")
+    if options.executor != "slurm" and (options.cancel or options.sbatch):
+        parser.error("--cancel and --sbatch are of --executor=slurm")
+    if options.cells_per_task < 1 or options.at_once < 0:
+        parser.error("--cells_per_task must be at least 1 and --at_once not negative")
     return options, overrides
 
 

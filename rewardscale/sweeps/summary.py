@@ -42,7 +42,7 @@ def dry_run(plan: Plan) -> str:
     lines = [_columns(widths, heads)]
     for row in grouped.iter_rows(named=True):
         counts = [f"{row[name]:,}" for name in ("pairs", "raw pairs", "cells", "done")]
-        sizes = [_short(row["tokens"]), _short(row["flops"]), _time(row["seconds"])]
+        sizes = [_short(row["tokens"]), _short(row["flops"]), time_text(row["seconds"])]
         lines.append(
             _columns(widths, (row["model"], row["level"], *counts, str(row["steps"] or "-"), *sizes))
         )
@@ -52,7 +52,7 @@ def dry_run(plan: Plan) -> str:
         f"{len(frame)} cells, {len(frame) - len(left)} done; to do: {left['pairs'].sum():,} pairs, "
         f"{_short(_total(left, 'tokens'))} tokens, {_short(_total(left, 'flops'))} FLOPs",
         *_trunks(plan.cells),
-        f"about {_time(_total(left, 'seconds') / workers)} with {workers} worker processes "
+        f"about {time_text(_total(left, 'seconds') / workers)} with {workers} worker processes "
         "(a rough model of one CPU core a process; accelerators differ)",
         f"everything would land in {plan.workdir}",
     ]
@@ -113,7 +113,8 @@ def _short(number: float | None) -> str:
     return f"{number:.3g}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """40 s, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,162 @@
+"""Cells as tasks of a Slurm array job: what is submitted, and a real one-node cluster that runs it."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from rewardscale import launch
+from rewardscale.sweeps.executors import slurm
+from rewardscale.sweeps.results import reproducible
+from tests import slurm_cluster
+from tests.sweeps.launching import TINY, environment
+from tests.sweeps.launching import launch as launch_process
+
+ARRAY = ("--executor=slurm", "--sbatch=--cpus-per-task=1 --time=10")
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = launch.main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_dry_run_prints_what_would_be_submitted_and_writes_none_of_it(capsys, tmp_path):
+    code, out, _ = run(
+        capsys, *TINY, f"--workdir={tmp_path}", *ARRAY, "--cells_per_task=3", "--at_once=2", "--dry_run"
+    )
+    assert code == 0 and not (tmp_path / "slurm").exists()
+    assert "4 cells in 2 tasks would be submitted" in out
+    script = out[out.index("#!/bin/bash") :]
+    assert "#SBATCH --array=0-1%2\n" in script and "#SBATCH --cpus-per-task=1\n#SBATCH --time=10\n" in script
+    assert f'--workdir={tmp_path} --wandb=off --cell="$cells" &' in script
+    (tmp_path / "job.sh").write_text(script)
+    subprocess.run(["bash", "-n", str(tmp_path / "job.sh")], check=True)
+
+
+def test_without_slurm_the_mend_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    (tmp_path / "slurm" / "0000").mkdir(parents=True)
+    (tmp_path / "slurm" / "0000" / "job.json").write_text('{"job": "7"}')
+    code, _, error = run(capsys, *TINY, f"--workdir={tmp_path}", *ARRAY)
+    assert code == 2 and "squeue is not there: submit from a machine of the cluster" in error
+
+
+def test_options_of_another_executor_are_refused(capsys, tmp_path):
+    for flags in (["--cancel"], ["--sbatch=--time=1"]):
+        with pytest.raises(SystemExit) as stop:
+            run(capsys, *TINY, f"--workdir={tmp_path}", *flags)
+        assert stop.value.code == 2 and "--executor=slurm" in capsys.readouterr().err
+    code, _, error = run(
+        capsys, *TINY, f"--workdir={tmp_path}", "--executor=slurm", "--sbatch='", "--dry_run"
+    )
+    assert code == 2 and "No closing quotation" in error
+
+
+def test_status_counts_every_cell_once(capsys, tmp_path):
+    code, out, _ = run(capsys, *TINY, f"--workdir={tmp_path}", "--status")
+    assert code == 0 and out == "4 cells: 4 not started\n"
+
+
+@pytest.fixture
+def own_cluster(tmp_path, monkeypatch):
+    if reason := slurm_cluster.why_not():
+        pytest.skip(reason)
+    place = tmp_path / "slurm.cluster"
+    place.mkdir()
+    with slurm_cluster.cluster(place) as found:
+        for name, value in {**environment(), **found}.items():  # sbatch hands its environment on to tasks
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+        yield found
+
+
+def wait_for(what: str, there, seconds: float = 240.0) -> None:
+    until = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < until, f"no {what} after {seconds:.0f} s"
+        time.sleep(0.3)
+
+
+@pytest.mark.slow
+def test_an_array_with_a_requeue_in_the_middle_gives_the_local_table(capsys, tmp_path, own_cluster):
+    """On a real cluster. About two minutes."""
+    sweep = (*TINY, f"--workdir={tmp_path / 'array'}", "--config.runtime.workers=1")
+    code, out, error = run(capsys, *sweep, *ARRAY)
+    assert code == 0, error
+    assert "4 cells in 4 tasks" in out
+
+    code, out, _ = run(capsys, *sweep, *ARRAY)  # nothing is submitted twice
+    assert (
+        code == 0
+        and "4 cells are in a job already" in out
+        and len(list((tmp_path / "array/slurm").iterdir())) == 1
+    )
+
+    running = lambda: "RUNNING" in slurm.queued(tmp_path / "array").values()  # noqa: E731
+    wait_for("running task", running)
+    task = slurm_cluster.ask(own_cluster, "squeue", "-h", "-r", "--state=RUNNING", "--format=%i").split()[0]
+    log = tmp_path / "array" / "slurm" / "0000" / "log" / task
+    wait_for("computing task", lambda: (tmp_path / "array" / "runs").exists())
+    subprocess.run(["scontrol", "requeue", task], check=True, env={**os.environ, **own_cluster})
+    code, out, _ = run(capsys, *sweep, "--executor=slurm", "--status")
+    assert code == 0 and out.startswith("4 cells: ") and ("pending" in out or "running" in out)
+
+    wait_for("end of the job", lambda: not slurm.queued(tmp_path / "array"))
+    assert log.read_text()
+    code, out, error = run(capsys, *sweep, "--collect")
+    assert code == 0, (out, error, [p.read_text() for p in log.parent.iterdir()])
+    code, out, _ = run(capsys, *sweep, "--executor=slurm", "--status")
+    assert out == "4 cells: 4 done\n"
+
+    alone = tmp_path / "alone"
+    code, _, error = launch_process(alone, *TINY, "--config.runtime.workers=1")
+    assert code == 0, error
+    one, other = (reproducible(pl.read_parquet(p / "results.parquet")) for p in (tmp_path / "array", alone))
+    assert one.equals(other)
+
+
+@pytest.mark.slow
+def test_a_task_whose_time_is_up_saves_and_queues_again_and_a_cancelled_one_does_not(
+    capsys, tmp_path, own_cluster
+):
+    """On a real cluster: USR1, as Slurm sends it before a time limit."""
+    sweep = (
+        *TINY,
+        f"--workdir={tmp_path / 'array'}",
+        "--config.sweep.pairs=400",
+        "--config.recipe.epochs=200",
+    )
+    sweep = (*sweep, "--config.sweep.levels=gold", "--config.runtime.workers=1")
+    code, out, error = run(capsys, *sweep, *ARRAY)
+    assert code == 0, error
+    (run_folder,) = _appears(tmp_path / "array" / "runs")
+    wait_for("training", lambda: (run_folder / "metrics.jsonl").exists())
+    number = json.loads((tmp_path / "array/slurm/0000/job.json").read_text())["job"]
+    subprocess.run(
+        ["scancel", "--batch", "--signal=USR1", number], check=True, env={**os.environ, **own_cluster}
+    )
+    log = tmp_path / "array" / "slurm" / "0000" / "log" / f"{number}_0"
+    wait_for("checkpoint", lambda: any((run_folder / "checkpoints").glob("[0-9]*")))
+    wait_for("second start", lambda: _restarts(own_cluster, number) == 1)
+    assert "interrupted; the same command goes on" in log.read_text()
+    wait_for("running again", lambda: "RUNNING" in slurm.queued(tmp_path / "array").values())
+    code, out, _ = run(capsys, *sweep, "--executor=slurm", "--cancel")
+    assert code == 0 and out.startswith("1 cells were in jobs")
+    wait_for("end", lambda: not slurm.queued(tmp_path / "array"), 90)
+    time.sleep(3)
+    assert not slurm.queued(tmp_path / "array") and _restarts(own_cluster, number) == 1
+
+
+def _appears(folder: Path) -> list[Path]:
+    wait_for(str(folder), lambda: folder.exists() and any(folder.iterdir()))
+    return list(folder.iterdir())
+
+
+def _restarts(environment: dict[str, str], number: str) -> int:
+    shown = slurm_cluster.ask(environment, "scontrol", "show", "job", number)
+    return next((int(w.split("=")[1]) for w in shown.split() if w.startswith("Restarts=")), 0)
