@@ -175,7 +175,8 @@ def _objective(config: ConfigDict) -> None:
     """Experiment 011: 1,000 to 300,000 right-wrong pairs of MMLU-Pro answers, and the levels of a simulated judge.
 
     560,125 pairs of 207,407 answers to 10,790 questions; raw labels 30 % wrong, the judge right in 90 %.
-    1 model x 7 sizes x 4 levels x 5 draws + 2 models x 4 sizes x 2 levels x 5 draws = 220 runs.
+    1 model x 7 sizes x 5 levels x 5 draws + 2 models x 4 sizes x 2 levels x 5 draws = 255 runs: about 35 min on a
+    busy machine's one core, and 4 for the data.
     """
     config.name = "objective"
     config.data.source = "objective"
@@ -187,7 +188,7 @@ def _objective(config: ConfigDict) -> None:
     config.convex.folds = 2
     config.sweep.models = ("hash4096",)
     config.sweep.pairs = (1000, 2500, 6300, 16_000, 40_000, 100_000, 300_000)
-    config.sweep.levels = ("raw", "filtered", "corrected", "gold")
+    config.sweep.levels = ("raw", "filtered", "corrected", "gold", "random_matched")
     config.also.models = ("hash1024", "hash16384")
     config.also.pairs = (2500, 16_000, 100_000, 300_000)
     config.also.levels = ("raw", "gold")

@@ -18,13 +18,13 @@ ETA, ACCURACY = CONFIG.flip_rate, CONFIG.judge_accuracy
 
 def noise(level: str) -> float:
     """Share of wrong labels among the level's pairs."""
-    left = {"raw": ETA, "filtered": float(kept_noise(ETA, ACCURACY)), "corrected": 1 - ACCURACY, "gold": 0.0}
-    return left[level]
+    curated = {"filtered": float(kept_noise(ETA, ACCURACY)), "corrected": 1 - ACCURACY, "gold": 0.0}
+    return curated.get(level, ETA)
 
 
 def kept(level: str) -> float:
     """Pairs of the level that one raw pair gives."""
-    return float(keep_rate(ETA, ACCURACY)) if level == "filtered" else 1.0
+    return float(keep_rate(ETA, ACCURACY)) if level in ("filtered", "random_matched") else 1.0
 
 
 def closed_form(level: str) -> float:

@@ -109,7 +109,7 @@ def featurize(texts: Sequence[str], config: ConvexConfig) -> sparse.csr_array:
         columns, values = (
             np.insert(kept, starts[1:], new) for kept, new in ((columns, config.width), (values, tokens))
         )
-        starts = starts + np.arange(len(starts))
+        starts = starts + np.arange(len(starts), dtype=starts.dtype)
     counts = sparse.csr_array((values, columns, starts), shape=(len(texts), config.params))
     counts.sum_duplicates()
     counts.data = np.log1p(counts.data)
@@ -127,7 +127,11 @@ def _counted(texts: tuple[str, ...], longest: int) -> tuple[list[str], np.ndarra
         ids.extend(number.setdefault(gram, len(number)) for gram in _ngrams(words, longest))
         starts.append(len(ids))
         tokens.append(len(words))
-    return list(number), np.array(ids, np.int32), np.array(starts), np.array(tokens, np.float64)
+    indices = (
+        np.int32 if len(ids) < 2**30 else np.int64
+    )  # a matrix's are all of one type, and half as wide is faster
+    places = np.array(starts, indices)
+    return list(number), np.array(ids, np.int32), places, np.array(tokens, np.float64)
 
 
 def vocabulary_features(texts: Sequence[str], config: VocabularyConfig) -> sparse.csr_array:
