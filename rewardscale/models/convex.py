@@ -110,8 +110,8 @@ def featurize(texts: Sequence[str], config: ConvexConfig) -> sparse.csr_array:
             np.insert(kept, starts[1:], new) for kept, new in ((columns, config.width), (values, tokens))
         )
         starts = starts + np.arange(len(starts), dtype=starts.dtype)
-    counts = sparse.csr_array((values, columns, starts), shape=(len(texts), config.params))
-    counts.sum_duplicates()
+    counts = sparse.csr_array((values, columns, starts.copy()), shape=(len(texts), config.params))
+    counts.sum_duplicates()  # in place: `starts` itself is shared by all callers
     counts.data = np.log1p(counts.data)
     return counts
 
