@@ -5,6 +5,7 @@ python -m rewardscale.launch --config=sweep.py:smoke                  # the same
 python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR   # ukpconvarg1: people's votes
 python -m rewardscale.launch --config=sweep.py:convex                 # a planted convex world, law known: a minute
 python -m rewardscale.launch --config=sweep.py:dose_objective --data_dir=DIR   # known flips, MMLU-Pro answers
+python -m rewardscale.launch --config=sweep.py:objective --data_dir=DIR        # to 300,000 MMLU-Pro pairs, a judge
 python -m rewardscale.launch --config=sweep.py:dose_votes --data_dir=DIR       # known flips, ukpconvarg1
 python -m rewardscale.launch --config=sweep.py:curator                # an independent curator on faint signal
 python -m rewardscale.launch --config=sweep.py:curated --config.data.curated.workdir=runs/curate-planted    # its levels
@@ -34,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tune": _tune,
     }
     variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes}
-    variants |= {"curator": _curator, "curated": _curated, "trunks": _trunks}
+    variants |= {"curator": _curator, "curated": _curated, "trunks": _trunks, "objective": _objective}
     choose_variant(variant, variants, "sweep.py")(config)
     return config
 
@@ -168,6 +169,30 @@ def _dose_objective(config: ConfigDict) -> None:
     config.sweep.pairs = (250, 500, 1000, 2000, 4000, 8000, 16_000)
     config.sweep.levels = ("key", *(f"key+flip{rate}" for rate in _DOSES))
     config.sweep.draws = 10
+
+
+def _objective(config: ConfigDict) -> None:
+    """Experiment 011: 1,000 to 300,000 right-wrong pairs of MMLU-Pro answers, and the levels of a simulated judge.
+
+    560,125 pairs of 207,407 answers to 10,790 questions; raw labels 30 % wrong, the judge right in 90 %.
+    1 model x 7 sizes x 5 levels x 5 draws + 2 models x 4 sizes x 2 levels x 5 draws = 255 runs: about 35 min on a
+    busy machine's one core, and 4 for the data.
+    """
+    config.name = "objective"
+    config.data.source = "objective"
+    pairs = config.data.objective
+    pairs.max_pairs, pairs.pairs_per_question, pairs.pairs_per_answer = 1_000_000, 200, 29  # all that balance
+    pairs.caliper, pairs.longest, pairs.validation, pairs.test = 2.0, 300, 0.05, 0.12
+    config.convex.ngram = 1
+    config.convex.l2_grid = tuple(10.0 ** (k / 2) for k in range(-7, 3))
+    config.convex.folds = 2
+    config.sweep.models = ("hash4096",)
+    config.sweep.pairs = (1000, 2500, 6300, 16_000, 40_000, 100_000, 300_000)
+    config.sweep.levels = ("raw", "filtered", "corrected", "gold", "random_matched")
+    config.also.models = ("hash1024", "hash16384")
+    config.also.pairs = (2500, 16_000, 100_000, 300_000)
+    config.also.levels = ("raw", "gold")
+    config.sweep.draws = config.also.draws = 5
 
 
 def _dose_votes(config: ConfigDict) -> None:

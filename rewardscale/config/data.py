@@ -147,19 +147,25 @@ class ObjectiveConfig:
 
     Attributes:
       max_pairs: pairs of all splits together, at most; `validation` and `test`: their shares of the questions.
-      pairs_per_question: at most. No answer is in two pairs.
+      pairs_per_question, pairs_per_answer: at most. With more than one pair an answer, pairs of a question are not
+        independent of each other; the question is the unit, and splits and intervals go by it.
       caliper: the longer answer of a pair has at most this many times the characters of the shorter.
       shortest, longest: answers of fewer characters or more words are left out.
       match_models: whether the models that answered are balanced too, besides length, style and letters.
+      flip_rate: how often a label of the simulated source, the level "raw", is wrong, whatever the pair.
+      judge_accuracy: how often the simulated judge's verdict is the key's, whatever the pair ("filtered", "corrected").
       bpe_vocab: size of the byte-level BPE vocabulary trained on the corpus's texts (transformers).
     """
 
     max_pairs: int = 32_000
     pairs_per_question: int = 4
+    pairs_per_answer: int = 1
     caliper: float = 1.25
     shortest: int = 60
     longest: int = 200
     match_models: bool = False
+    flip_rate: float = 0.3
+    judge_accuracy: float = 0.9
     validation: float = 0.13
     test: float = 0.19
     bpe_vocab: int = 4096
@@ -167,9 +173,16 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         path = "data.objective"
-        positive(path, self, "max_pairs", "pairs_per_question", "longest", "validation", "test")
+        positive(
+            path, self, "max_pairs", "pairs_per_question", "pairs_per_answer", "longest", "validation", "test"
+        )
         if not self.caliper > 1:
             raise ConfigError(f"{path}.caliper={self.caliper} is a ratio of lengths: greater than 1")
+        if not 0 <= self.flip_rate < 0.5 or not 0.5 <= self.judge_accuracy <= 1:
+            raise ConfigError(
+                f"{path}: flip_rate={self.flip_rate} must lie in [0, 0.5) and judge_accuracy={self.judge_accuracy} "
+                "in [0.5, 1]"
+            )
         if not self.validation + self.test < 1:
             raise ConfigError(
                 f"{path}: validation={self.validation} and test={self.test} leave no training questions"

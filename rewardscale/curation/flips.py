@@ -35,13 +35,22 @@ def parse_flips(name: str) -> tuple[str, float]:
     return base, rate
 
 
+def flipped(rows: np.ndarray, rate: float, *, draw: int, seed: int, stream: int = 0) -> np.ndarray:
+    """bool [rows]: which labels a flip at `rate` turns round; every `stream` has numbers of its own.
+
+    Args:
+      rows: uint32 [n], corpus rows.
+    """
+    uniform = np.random.default_rng([_FLIPS, seed, draw, stream]).random(int(rows.max(initial=0)) + 1)
+    return uniform[rows] < rate
+
+
 def with_flips(level: Level, rate: float, *, draw: int, seed: int) -> Level:
     """`level` with each label flipped with probability `rate`; its name gets "+flip<rate>"."""
-    uniform = np.random.default_rng([_FLIPS, seed, draw]).random(int(level.rows.max(initial=0)) + 1)
-    flipped = uniform[level.rows] < rate
+    turned = flipped(level.rows, rate, draw=draw, seed=seed)
     return dataclasses.replace(
         level,
         name=f"{level.name}{FLIP}{rate:g}",
-        orientation=np.where(flipped, -level.orientation, level.orientation).astype(np.int8),
+        orientation=np.where(turned, -level.orientation, level.orientation).astype(np.int8),
         about={**level.about, "flips": rate, "flips_draw": draw, "flips_seed": seed},
     )

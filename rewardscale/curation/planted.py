@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from rewardscale.config import PlantedConfig, to_mapping
+from rewardscale.curation import independent
 from rewardscale.data import planted
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import Corpus, open_corpus, write_corpus
@@ -23,7 +24,6 @@ from rewardscale.data.ledger.schema import KINDS
 from rewardscale.data.levels import Level, write_level
 
 SOURCE, CURATOR, GOLD = "source", "simulated-independent-curator", "simulated-gold"
-_RANDOM_MATCHED = 11
 
 
 def build(config: PlantedConfig, directory: Path, *, progress: Callable[[int], None] | None = None) -> Corpus:
@@ -66,35 +66,20 @@ def build(config: PlantedConfig, directory: Path, *, progress: Callable[[int], N
 
 
 def levels_from_ledger(manifest: pl.DataFrame, verdicts: pl.DataFrame, *, seed: int) -> dict[str, Level]:
-    """Levels of a corpus whose every row was judged by the source, one independent curator and gold.
-
-    raw: the source's label. filtered: raw where the curator agrees. corrected: the curator's verdict.
-    gold: the gold annotator's. random_matched: as many raw pairs of each split as filtered has, at random.
+    """Levels (curation/independent.py) of a corpus whose every row was judged by the source, one curator and gold.
 
     Raises DataError unless each of the three judged each row once, without a tie, on this corpus.
     """
     raw, curator, gold = (_preferred(manifest, verdicts, name) for name in (SOURCE, CURATOR, GOLD))
-    rows = manifest["row"].to_numpy()
-    agree = raw == curator
-    random = np.random.default_rng([_RANDOM_MATCHED, seed])
-    matched = np.zeros(len(rows), bool)
-    split = manifest["split"].to_numpy()
-    for name in np.unique(split):
-        members = np.flatnonzero(split == name)
-        matched[random.permutation(members)[: int(agree[members].sum())]] = True
-
-    def level(name: str, keep: np.ndarray, orientation: np.ndarray, rule: str) -> Level:
-        return Level(name, rows[keep], orientation[keep], about={"rule": rule})
-
-    everything = np.ones(len(rows), bool)
-    made = (
-        level("raw", everything, raw, "the source's label"),
-        level("filtered", agree, raw, "the source's label where the curator agrees"),
-        level("corrected", everything, curator, "the curator's verdict"),
-        level("gold", everything, gold, "the gold annotator's verdict"),
-        level("random_matched", matched, raw, "random raw pairs, as many as filtered"),
+    return independent.levels(
+        manifest["row"].to_numpy(),
+        manifest["split"].to_numpy(),
+        raw=raw,
+        curator=curator,
+        gold=gold,
+        seed=(seed,),
+        who={"source": "the source", "curator": "the curator", "gold": "the gold annotator"},
     )
-    return {x.name: x for x in made}
 
 
 def _verdicts(manifest: pl.DataFrame, annotator: str, kind: str, preferred: np.ndarray) -> pl.DataFrame:

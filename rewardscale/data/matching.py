@@ -36,9 +36,10 @@ def balanced(
     wanted: int,
     rounds: int,
     seed: Sequence[int],
+    uses: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[tuple[int, int]]:
-    """Chooses up to `wanted` pairs, at most `rounds` a question, each response at most once.
+    """Chooses up to `wanted` pairs, at most `rounds` a question, each response in at most `uses` of them.
 
     In each round the questions come in random order; a question gives the pair whose difference d makes |S + d|^2
     least, S being the sum so far, unless that grows by more than the number of features: by more than a random
@@ -49,6 +50,8 @@ def balanced(
     """
     random = np.random.default_rng(list(seed))
     free = [np.arange(len(q.right)) for q in questions]
+    sides = [np.stack([q.right, q.wrong]) for q in questions]
+    used = [np.zeros(int(pair.max(initial=-1)) + 1, np.int64) for pair in sides]
     features = questions[0].difference.shape[1] if questions else 0
     total, chosen = np.zeros(features), []
     for _ in range(rounds):
@@ -66,10 +69,9 @@ def balanced(
             pair = int(left[best])
             total += question.difference[pair]
             chosen.append((int(index), pair))
-            apart = (question.right[left] != question.right[pair]) & (
-                question.wrong[left] != question.wrong[pair]
-            )
-            free[index] = left[apart]
+            used[index][sides[index][:, pair]] += 1
+            still = (used[index][sides[index][:, left]] < uses).all(0) & (left != pair)
+            free[index] = left[still]
             if progress and not len(chosen) % 1000:
                 progress(len(chosen))
     return sorted(chosen)

@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -103,23 +102,36 @@ def featurize(texts: Sequence[str], config: ConvexConfig) -> sparse.csr_array:
     """
     if isinstance(config, VocabularyConfig):
         return vocabulary_features(texts, config)
-    columns, values, starts = [], [], [0]
-    buckets: dict[str, int] = {}
+    grams, gram, starts, tokens = _counted(tuple(texts), config.ngram)
+    bucket = np.fromiter((_bucket(name, config) for name in grams), np.int32, len(grams))
+    columns, values = bucket[gram], np.ones(len(gram))
+    if config.length_feature:
+        columns, values = (
+            np.insert(kept, starts[1:], new) for kept, new in ((columns, config.width), (values, tokens))
+        )
+        starts = starts + np.arange(len(starts), dtype=starts.dtype)
+    counts = sparse.csr_array((values, columns, starts.copy()), shape=(len(texts), config.params))
+    counts.sum_duplicates()  # in place: `starts` itself is shared by all callers
+    counts.data = np.log1p(counts.data)
+    return counts
+
+
+@functools.lru_cache(maxsize=1)  # all widths and seeds read the same texts
+def _counted(texts: tuple[str, ...], longest: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """All n-grams; of each n-gram in `texts`, in order, which it is (int32); where each text's begin; its tokens."""
+    number: dict[str, int] = {}
+    ids: list[int] = []
+    starts, tokens = [0], []
     for text in texts:
-        tokens = _TOKEN.findall(text.lower())
-        counts: Counter[int] = Counter()
-        for gram in _ngrams(tokens, config.ngram):
-            if gram not in buckets:
-                buckets[gram] = _bucket(gram, config)
-            counts[buckets[gram]] += 1
-        if config.length_feature:
-            counts[config.width] = len(tokens)
-        for column in sorted(counts):
-            columns.append(column)
-            values.append(counts[column])
-        starts.append(len(columns))
-    data = np.log1p(np.asarray(values, np.float64))
-    return sparse.csr_array((data, columns, starts), shape=(len(texts), config.params))
+        words = _TOKEN.findall(text.lower())
+        ids.extend(number.setdefault(gram, len(number)) for gram in _ngrams(words, longest))
+        starts.append(len(ids))
+        tokens.append(len(words))
+    indices = (
+        np.int32 if len(ids) < 2**30 else np.int64
+    )  # a matrix's are all of one type, and half as wide is faster
+    places = np.array(starts, indices)
+    return list(number), np.array(ids, np.int32), places, np.array(tokens, np.float64)
 
 
 def vocabulary_features(texts: Sequence[str], config: VocabularyConfig) -> sparse.csr_array:

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rewardscale.config import ConfigError, DataConfig, ObjectiveConfig
 from rewardscale.data.comparison import DataError
 from rewardscale.data.overlap import ngrams
 from rewardscale.data.sources import mmlu_pro_responses as mmlu
-from rewardscale.sweeps import datasets
+from rewardscale.sweeps import configfile, datasets
 
 MODELS = [f"model-{i}" for i in range(8)]
 CONFIG = ObjectiveConfig(max_pairs=300, validation=0.25, test=0.25)
@@ -188,6 +189,36 @@ def test_which_answers_are_used(tmp_path: Path, text: str, letter: str | None, k
     assert after["answers kept"] == before["answers kept"] + kept
 
 
+def test_more_pairs_where_an_answer_may_be_in_several(folder: Path, pairs: mmlu.Objective):
+    config = dataclasses.replace(CONFIG, max_pairs=10_000, pairs_per_question=20, pairs_per_answer=3)
+    more = mmlu.read(folder, config)
+    assert len(more.comparisons) > 1.5 * len(pairs.comparisons)
+    used = Counter(
+        (identity, model)
+        for name in ("model_1", "model_2")
+        for identity, model in zip(more.columns["question_id"], more.columns[name], strict=True)
+    )
+    assert 2 <= max(used.values()) <= 3
+    matching = more.about["matching"]["train"]
+    # sixty questions of a cue that finds the right answer of more than 0.6 of all pairs
+    assert matching["longer_is_right"] == pytest.approx(0.5, abs=0.05) and matching["imbalance"] < 0.1
+
+
+def test_contamination_is_looked_for_and_not_assumed(
+    folder: Path, tmp_path: Path, pairs: mmlu.Objective, monkeypatch: pytest.MonkeyPatch
+):
+    count = "held-out questions that share a 13-gram with another split"
+    found = pairs.about["contamination"]
+    assert found[count] == 0
+    assert found["train questions"] == len({c.group for c in pairs.comparisons if c.split == "train"})
+    asked, answered = made(60)
+    for q in asked[10:30]:
+        q["question"] = " ".join(f"shared{i}" for i in range(13))
+    monkeypatch.setattr(mmlu, "_groups", lambda questions: {identity: identity for identity in questions})
+    leaking = mmlu.read(write(tmp_path, asked, answered), ObjectiveConfig(test=0.3, validation=0.3, seed=3))
+    assert leaking.about["contamination"][count] > 5
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_missing_data_says_what_was_looked_for(tmp_path: Path, exists: bool):
     where = tmp_path if exists else tmp_path / "absent"
@@ -249,7 +280,17 @@ def test_a_set_too_small_for_its_splits_is_refused(tmp_path: Path):
         mmlu.read(write(tmp_path, *made(2)), CONFIG)
 
 
-@pytest.mark.parametrize("values", [{"caliper": 1.0}, {"validation": 0.5, "test": 0.5}, {"max_pairs": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"caliper": 1.0},
+        {"validation": 0.5, "test": 0.5},
+        {"max_pairs": 0},
+        {"pairs_per_answer": 0},
+        {"flip_rate": 0.5},
+        {"judge_accuracy": 1.1},
+    ],
+)
 def test_impossible_config_is_refused(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         ObjectiveConfig(**values)
@@ -271,6 +312,21 @@ def test_as_a_source_of_sweeps(folder: Path, pairs: mmlu.Objective, tmp_path: Pa
     assert all(set(splits[e.calibration.rows]) == {"validation"} for e in sets.values())
     with pytest.raises(ConfigError, match="'key'"):
         dataset.level("keys", 0)
+
+
+def test_a_judge_of_another_accuracy_judges_the_same_pairs(folder: Path, tmp_path: Path):
+    made_by = [
+        datasets.prepare(DataConfig(source="objective", objective=objective), tmp_path, folder)
+        for objective in (CONFIG, dataclasses.replace(CONFIG, flip_rate=0.1, judge_accuracy=1.0))
+    ]
+    assert made_by[0].corpus.fingerprint == made_by[1].corpus.fingerprint
+    assert made_by[0].levels() == ["key", "raw", "filtered", "corrected", "gold", "random_matched"]
+    first, perfect = ({name: of.level(name, 0) for name in of.levels()} for of in made_by)
+    assert (perfect["corrected"].orientation == perfect["key"].orientation).all()
+    assert (first["gold"].orientation == first["key"].orientation).all()
+    wrong = [(level["raw"].orientation != level["key"].orientation).mean() for level in (first, perfect)]
+    assert 0.2 < wrong[0] < 0.4 and 0.03 < wrong[1] < 0.2
+    assert first["raw"].about["judge"] == "simulated-independent-judge"
 
 
 # --- the real set ------------------------------------------------------------------------------------
@@ -308,3 +364,20 @@ def test_the_real_set():
         grams[split] |= {hash(gram) for gram in ngrams(re.sub(r"\n[A-J]\. ", "\n", text))}
     assert not grams["train"] & (grams["test"] | grams["validation"])
     assert not grams["validation"] & grams["test"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    real_data() is None, reason="set REWARDSCALE_DATA to the folder that holds mmlu-pro-responses/"
+)
+def test_the_real_set_at_scale():
+    folder = real_data()
+    assert folder is not None
+    config = configfile.load("sweep.py:objective", {})[0].data.objective
+    about = mmlu.read(folder, config).about
+    matching = about["matching"]
+    assert matching["train"]["pairs"] == 472_465 and matching["test"]["pairs"] == 62_867
+    for split in mmlu.SPLITS:
+        assert abs(matching[split]["longer_is_right"] - 0.5) < 0.001 and matching[split]["imbalance"] < 0.002
+    assert all(abs(matching["cues"][cue] - 0.5) < 0.01 for cue in ("style", "letters"))
+    assert about["contamination"]["held-out questions that share a 13-gram with another split"] == 0

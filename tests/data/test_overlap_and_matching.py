@@ -76,5 +76,17 @@ def test_no_response_twice_and_no_more_than_wanted(seed, rounds, wanted):
     assert max(np.bincount([q for q, _ in chosen])) <= rounds
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**20), st.integers(1, 4))
+def test_each_response_in_as_many_pairs_as_allowed(seed, uses):
+    questions = offers(seed, questions=25, shift=0.0)
+    chosen = balanced(questions, wanted=10_000, rounds=9, uses=uses, seed=(seed,))
+    assert len(set(chosen)) == len(chosen)  # no pair twice
+    sides = [(q, r) for q, c in chosen for r in (questions[q].right[c], questions[q].wrong[c])]
+    assert max(sides.count(side) for side in set(sides)) <= uses
+    if uses > 1:
+        assert len(chosen) > len(balanced(questions, wanted=10_000, rounds=9, seed=(seed,)))
+
+
 def test_nothing_to_choose_from():
     assert balanced([], wanted=5, rounds=2, seed=(0,)) == []

@@ -130,6 +130,15 @@ def test_features_do_not_depend_on_other_texts() -> None:
     assert convex.featurize(["", "x"], CONFIG)[0].nnz <= 1  # an empty text is the zero vector
 
 
+def test_features_do_not_depend_on_earlier_calls() -> None:
+    texts = ["a b a", "c", "a a a c"]
+    wide, narrow = ConvexConfig(width=2**16), ConvexConfig(width=2, length_feature=False)
+    first = convex.featurize(texts, wide).toarray()
+    merged = convex.featurize(texts, narrow).toarray()
+    np.testing.assert_array_equal(convex.featurize(texts, wide).toarray(), first)
+    np.testing.assert_array_equal(convex.featurize(texts, narrow).toarray(), merged)
+
+
 def test_vocabulary_features_by_hand() -> None:
     texts = ["b_x a_x a_y . .", "A_x a_y c", ". b_x c d d"]  # a_x, a_y, b_x, c, d: twice each; ties by name
     of_three = convex.featurize(texts, VocabularyConfig(width=4, ngram=1, length_feature=False))

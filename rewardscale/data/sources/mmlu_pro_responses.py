@@ -15,7 +15,8 @@ From answers to pairs:
    and test by a hash: no test question shares a 13-gram with a training question.
 3. Pairs are matched within their question: length within a caliper; then pairs are chosen, in each split, so that
    length, markdown, set phrases and the letter answered are balanced between right and wrong
-   (rewardscale/data/matching.py), and on request which model answered. No answer is in two pairs.
+   (rewardscale/data/matching.py), and on request which model answered. By default no answer is in two pairs; with
+   pairs_per_answer=29, pairs_per_question=200 and caliper=2 there are 560,000 pairs, of 200,000 answers.
 
 Not balanced by default: the model. Its name alone would find the right answer of about 70 % of the pairs, and that
 much of "who wrote this" as can be read off the words is there to learn, as in any real set. With `match_models` it
@@ -40,7 +41,7 @@ import polars as pl
 from rewardscale.config import ObjectiveConfig
 from rewardscale.data.comparison import Comparison, DataError, Message
 from rewardscale.data.matching import Candidates, balanced, cue_accuracy
-from rewardscale.data.overlap import connected
+from rewardscale.data.overlap import connected, overlapping
 from rewardscale.data.sources.formats import whole_records
 
 SOURCE = "mmlu-pro-responses"
@@ -61,6 +62,7 @@ STYLE = (
 )
 
 _QUESTIONS, _RESPONSES = "questions.jsonl.xz", "responses.jsonl.xz"
+_OF_LABELS = ("flip_rate", "judge_accuracy")  # what makes levels of the pairs and no pairs
 _COIN, _HERD = 0xC011, 0x4E6D  # streams of one seed
 _NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Options|Q):")
 _STATED = re.compile(r"answer is:?\s*\**\s*\(?([A-J])\b")
@@ -148,7 +150,9 @@ def read(data_dir: Path, config: ObjectiveConfig, *, progress: Progress | None =
     counts["questions with pairs"] = len(offers)
     counts["pairs within the caliper"] = sum(len(o.candidates.right) for o in offers)
     chosen, reached = _choose(offers, group, features, config, tell)
-    about = ABOUT | {"counts": dict(counts), "matching": reached, "config": dataclasses.asdict(config)}
+    made_by = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_LABELS}
+    about = ABOUT | {"counts": dict(counts), "matching": reached, "config": made_by}
+    about["contamination"] = _contamination(chosen, questions)
     return _assemble(chosen, questions, group, config, about)
 
 
@@ -291,6 +295,18 @@ def _split(group: int, config: ObjectiveConfig) -> str:
     return "validation" if share < config.test + config.validation else "train"
 
 
+def _contamination(
+    chosen: Sequence[tuple[_Offer, int, str]], questions: Mapping[int, _Question]
+) -> dict[str, int]:
+    """How many questions the chosen pairs have, and how many share a 13-gram with another split's: looked for anew."""
+    by_split = {name: sorted({o.question for o, _, split in chosen if split == name}) for name in SPLITS}
+    words = {name: [questions[identity].words for identity in own] for name, own in by_split.items()}
+    train, validation, test = (words[name] for name in SPLITS)
+    shared = overlapping(validation, train).sum() + overlapping(test, train + validation).sum()
+    counts = {f"{name} questions": len(own) for name, own in by_split.items()}
+    return counts | {"held-out questions that share a 13-gram with another split": int(shared)}
+
+
 # --- matching ----------------------------------------------------------------------------------------
 
 
@@ -355,6 +371,7 @@ def _choose(
             wanted=wanted,
             rounds=config.pairs_per_question,
             seed=(_HERD, config.seed, number),
+            uses=config.pairs_per_answer,
             progress=lambda done, name=name, wanted=wanted: tell(f"matching {name}", done, wanted),
         )
         if not pairs:

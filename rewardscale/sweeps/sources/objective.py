@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rewardscale import atomic
 from rewardscale.config import ConfigError, DataConfig
+from rewardscale.curation import independent
 from rewardscale.data import templates
 from rewardscale.data.comparison import DataError
 from rewardscale.data.corpus import write_corpus
@@ -19,7 +20,11 @@ COST_UNIT = "pairs"
 
 
 class ObjectiveDataset(Base):
-    """Right and wrong answers to one question; the level "key" is the answer key's verdict."""
+    """Right and wrong answers to one question; the level "key" is the answer key's verdict.
+
+    The other levels are those of a simulated source and a simulated judge whose error rates the config sets, labelled
+    anew in each draw (curation/independent.py); "gold" is the key by the name that it has among them.
+    """
 
     headline = KEY
     cost_unit = COST_UNIT
@@ -47,19 +52,36 @@ class ObjectiveDataset(Base):
         return cls(config, directory)
 
     def levels(self) -> list[str]:
-        return [KEY]
+        return [KEY, *independent.LEVELS]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as the process
     def curated(self, name: str, draw: int) -> Level:
-        del draw  # the key is the same for all
-        if name != KEY:
-            raise ConfigError(f"level: {unknown_key(name, [KEY])}")
+        if name == KEY:
+            return self._key  # the same for all draws
+        if name not in self.levels():
+            raise ConfigError(f"level: {unknown_key(name, self.levels())}")
+        return self._simulated(draw)[name]
+
+    @functools.cached_property
+    def _key(self) -> Level:
         return Level(
             name=KEY,
             rows=self.manifest["row"].to_numpy(),
             orientation=self.manifest["right"].to_numpy(),
             cost_unit=COST_UNIT,
             about={"rule": "the answer with the answer key's letter is the better one"},
+        )
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _simulated(self, draw: int) -> dict[str, Level]:
+        config = self.config.objective
+        return independent.simulated_levels(
+            self._key,
+            self.manifest["split"].to_numpy(),
+            flip_rate=config.flip_rate,
+            accuracy=config.judge_accuracy,
+            draw=draw,
+            seed=self.seed,
         )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
