@@ -75,13 +75,13 @@ def _scaling(config: ConfigDict) -> None:
 
 
 def _small(config: ConfigDict) -> None:
-    """Convex students of curate.py:paper: 1 model x (40 whole + 44 at 250 pairs) x 5 draws = 420 runs.
+    """Convex students of curate.py:paper: 1 model x (40 whole + 44 at 200 pairs) x 5 draws = 420 runs.
 
     About 8 minutes of one core.
     """
     config.name = "paper-figure-small"
     _convex(config)
-    _whole_and_at(config, 250)
+    _whole_and_at(config, 200)
     config.also.draws = 5
 
 
@@ -94,10 +94,10 @@ def _small_snapshots(config: ConfigDict) -> None:
 
 
 def _small_votes(config: ConfigDict) -> None:
-    """Convex students of curate.py:paper_votes: 1 model x (40 whole + 43 at 250 pairs) x 5 draws = 415 runs."""
+    """Convex students of curate.py:paper_votes: 1 model x (40 whole + 43 at 200 pairs) x 5 draws = 415 runs."""
     config.name = "paper-figure-votes"
     _convex(config, "runs/curate-paper-votes")
-    _whole_and_at(config, 250, PLACEBOS[:3])
+    _whole_and_at(config, 200, PLACEBOS[:3])
     config.also.draws = 5
 
 
