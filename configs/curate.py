@@ -99,6 +99,7 @@ def _paper_votes(config: ConfigDict) -> None:
     _votes(config)
     config.name = "curate-paper-votes"
     config.reward_model = "hash4096"  # as its students
+    config.validation_by = "pairs"  # of ten debates, a share may be none
     config.seed_pairs, config.seed_people = 800, 250
     config.selected, config.people_per_iteration = 250, 100
     config.levels = (*(name for name in LEVELS if name != "selection_only"), *GATHERED)

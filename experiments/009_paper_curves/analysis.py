@@ -104,7 +104,7 @@ def print_predictions(table: pl.DataFrame) -> None:
 
 
 def print_arms(table: pl.DataFrame, data: str) -> None:
-    """Pairs, labels that are right, money and accuracy of each arm at three stages."""
+    """Pairs, labels that are right, what was paid (raw pool, verdicts so far), accuracy: by arm and stage."""
     print(f"{TITLES[data]}, {of(table, data, 'all', 'raw').len()} worlds\n")
     print(
         header(
@@ -112,7 +112,7 @@ def print_arms(table: pl.DataFrame, data: str) -> None:
             "stage",
             "pairs",
             "labels right",
-            "cost",
+            "paid",
             "accuracy, all pairs",
             "recalibrated loss",
             "accuracy, 200 pairs",
