@@ -192,24 +192,36 @@ def print_snapshots(table: pl.DataFrame, data: str) -> None:
 # The pictures.
 
 
+def offsets(table: pl.DataFrame, data: str, size: str, value: str, *, gathered: bool) -> pl.Series:
+    """A panel's worlds: the mean of each over arms and stages, less that of all worlds.
+
+    Taken out, intervals say how surely points of a panel differ, not how worlds do (Cousineau 2005).
+    """
+    stages = range(LAST + 1) if gathered else KNOWN
+    names = {at(arm, stage, gathered=gathered) for arm in ARMS for stage in stages}
+    values = pl.DataFrame({name: of(table, data, size, name, value) for name in names}).mean_horizontal()
+    return values - values.mean()
+
+
 def series(table: pl.DataFrame, data: str, size: str, value: str, *, gathered: bool) -> pl.DataFrame:
-    """A point an (arm, stage): mean and interval over worlds."""
-    scale = 100 if value == "accuracy" else 1
+    """A point an (arm, stage): mean over worlds, and interval within worlds."""
+    scale, own = 100 if value == "accuracy" else 1, offsets(table, data, size, value, gathered=gathered)
     rows = []
     for arm in ARMS:
         for stage in range(LAST + 1) if gathered else KNOWN:
-            values = of(table, data, size, at(arm, stage, gathered=gathered), value)
+            values = of(table, data, size, at(arm, stage, gathered=gathered), value) - own
             mean, half = interval(scale * values)
             rows.append((arm, stage, mean, half, len(values)))
     return pl.DataFrame(rows, schema=["arm", "stage", "y", "half", "worlds"], orient="row")
 
 
 def placebos(table: pl.DataFrame, data: str, size: str) -> pl.DataFrame:
+    own = offsets(table, data, size, "accuracy", gathered=True)
     rows = []
     for name in PLACEBOS:
         known = (pl.col("data") == data) & (pl.col("size") == size) & (pl.col("level") == name)
         if not table.filter(known).is_empty():
-            values = of(table, data, size, name)
+            values = of(table, data, size, name) - own
             rows.append((name, LAST + 1, *interval(100 * values), len(values)))
     return pl.DataFrame(rows, schema=["arm", "stage", "y", "half", "worlds"], orient="row")
 
