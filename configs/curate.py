@@ -4,6 +4,7 @@ python -m rewardscale.curate --config=curate.py                        # a plant
 python -m rewardscale.curate --config=curate.py:tiny                   # 600 pairs, seconds
 python -m rewardscale.curate --config=curate.py:votes --data_dir=DIR   # ukpconvarg1: people's votes, a simulated judge
 python -m rewardscale.curate --config=curate.py:paper                  # 20,000 pairs, for configs/paper_curves.py
+python -m rewardscale.curate --config=curate.py:paper_votes --data_dir=DIR   # the same on ukpconvarg1
 python -m rewardscale.curate plan --config=curate.py                   # what it would ask and cost
 
 Judges and people of all are simulated, with error rates that are written here. Expect of the first: a quarter of
@@ -93,4 +94,15 @@ def _votes(config: ConfigDict) -> None:
     config.raw_price, config.cost_unit = 1.0, "votes"
 
 
-VARIANTS = {"": _planted, "tiny": _tiny, "paper": _paper, "votes": _votes}
+def _paper_votes(config: ConfigDict) -> None:
+    """What the figure needs, on people's votes: about a third of the pool is gathered."""
+    _votes(config)
+    config.name = "curate-paper-votes"
+    config.reward_model = "hash4096"  # as its students
+    config.validation_by = "pairs"  # of ten debates, a share may be none
+    config.seed_pairs, config.seed_people = 800, 250
+    config.selected, config.people_per_iteration = 250, 100
+    config.levels = (*(name for name in LEVELS if name != "selection_only"), *GATHERED)
+
+
+VARIANTS = {"": _planted, "tiny": _tiny, "paper": _paper, "votes": _votes, "paper_votes": _paper_votes}

@@ -3,6 +3,8 @@
 python -m rewardscale.curate --config=curate.py:paper                        # first: the levels (a planted world)
 python -m rewardscale.launch --config=paper_curves.py:small                  # the figure, on that run
 python -m rewardscale.launch --config=paper_curves.py:small_snapshots        # what each stage knows, at equal sizes
+python -m rewardscale.launch --config=paper_curves.py:small_votes            # both on people's votes, after
+python -m rewardscale.launch --config=paper_curves.py:small_votes_snapshots  # curate.py:paper_votes
 python -m rewardscale.launch --config=paper_curves.py --dry_run --config.data.curated.workdir=DIR
 python -m rewardscale.launch --config=paper_curves.py:snapshots --dry_run --config.data.curated.workdir=DIR
 python -m rewardscale.launch --config=paper_curves.py:scaling --dry_run --config.data.curated.workdir=DIR
@@ -73,13 +75,13 @@ def _scaling(config: ConfigDict) -> None:
 
 
 def _small(config: ConfigDict) -> None:
-    """Convex students of curate.py:paper: 1 model x (40 whole + 44 at 250 pairs) x 5 draws = 420 runs.
+    """Convex students of curate.py:paper: 1 model x (40 whole + 44 at 200 pairs) x 5 draws = 420 runs.
 
     About 8 minutes of one core.
     """
     config.name = "paper-figure-small"
     _convex(config)
-    _whole_and_at(config, 250)
+    _whole_and_at(config, 200)
     config.also.draws = 5
 
 
@@ -91,15 +93,31 @@ def _small_snapshots(config: ConfigDict) -> None:
     config.sweep.pairs = (500, 2000, 8000)
 
 
-def _whole_and_at(config: ConfigDict, size: int) -> None:
+def _small_votes(config: ConfigDict) -> None:
+    """Convex students of curate.py:paper_votes: 1 model x (40 whole + 43 at 200 pairs) x 5 draws = 415 runs."""
+    config.name = "paper-figure-votes"
+    _convex(config, "runs/curate-paper-votes")
+    _whole_and_at(config, 200, PLACEBOS[:3])
+    config.also.draws = 5
+
+
+def _small_votes_snapshots(config: ConfigDict) -> None:
+    """1 model x 34 levels x 3 sizes x 5 draws = 510 runs."""
+    config.name = "paper-snapshots-votes"
+    _convex(config, "runs/curate-paper-votes")
+    config.sweep.levels = (*SNAPSHOTS, *PLACEBOS[:3])
+    config.sweep.pairs = (500, 1000, 3000)
+
+
+def _whole_and_at(config: ConfigDict, size: int, placebos: tuple[str, ...] = PLACEBOS) -> None:
     """The figure's levels with all their pairs, and the same with placebos at a size that the seed has too."""
     config.sweep.levels, config.sweep.pairs = FIGURE, (0,)
-    config.also.levels, config.also.pairs = (*FIGURE, *PLACEBOS), (size,)
+    config.also.levels, config.also.pairs = (*FIGURE, *placebos), (size,)
     config.also.models = config.sweep.models
 
 
-def _convex(config: ConfigDict) -> None:
-    config.data.curated.workdir = "runs/curate-paper"
+def _convex(config: ConfigDict, curation: str = "runs/curate-paper") -> None:
+    config.data.curated.workdir = curation
     config.convex.l2_grid = _L2
     config.sweep.models = ("hash4096",)
     config.sweep.draws = 5
@@ -123,4 +141,6 @@ VARIANTS = {
     "scaling": _scaling,
     "small": _small,
     "small_snapshots": _small_snapshots,
+    "small_votes": _small_votes,
+    "small_votes_snapshots": _small_votes_snapshots,
 }

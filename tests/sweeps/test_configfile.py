@@ -38,7 +38,9 @@ def test_every_config_of_a_corpus_loads_and_says_how_to_run_it(spec):
     assert "python -m rewardscale.build" in docstring
 
 
-CURATIONS = ["curate.py", "curate.py:tiny", "curate.py:paper", "curate.py:votes"]  # of rewardscale.curate
+CURATIONS = [
+    f"curate.py{v}" for v in ("", ":tiny", ":paper", ":votes", ":paper_votes")
+]  # of rewardscale.curate
 
 
 @pytest.mark.parametrize("spec", CURATIONS)

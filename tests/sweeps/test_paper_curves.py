@@ -20,6 +20,7 @@ from rewardscale.sweeps import configfile, sweep
 SIZE = 20  # of the runs at one size, in this small world
 # Cells, as the docstrings count them.
 CELLS = {"": 84, "snapshots": 105, "scaling": 160, "small": 420, "small_snapshots": 525}
+CELLS |= {"small_votes": 415, "small_votes_snapshots": 510}
 
 
 def load(variant: str, **changes: str) -> SweepConfig:
@@ -67,6 +68,20 @@ def test_every_variant_is_laid_out_on_a_finished_run(variant: str, finished: Pat
     if config.also.levels:  # the whole levels have each its own size
         whole = {c.run.level: c.run.pairs for c in plan.cells if c.run.pairs != SIZE}
         assert whole == {name: len(level(finished, name).rows) for name in config.sweep.levels}
+
+
+@pytest.mark.parametrize("variant", ["small", "small_snapshots", "small_votes", "small_votes_snapshots"])
+def test_the_curation_writes_what_its_students_read(variant: str) -> None:
+    """By its config alone: people's votes are not in every checkout."""
+    curation = "curate.py:paper_votes" if "votes" in variant else "curate.py:paper"
+    config, _ = configfile.load(curation, kind=CurationConfig)
+    students = load(variant)
+    assert students.data.curated.workdir == f"runs/{config.name}"
+    assert config.iterations == 8 and config.no_humans
+    named = {name.split("@")[0] for name in (*students.sweep.levels, *students.also.levels)}
+    assert named <= set(config.levels)
+    judged = config.seed_pairs * (1 - config.validation)
+    assert all(pairs < judged for pairs in students.also.pairs)
 
 
 def test_the_figure_is_four_curves_of_ten_stages() -> None:
