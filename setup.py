@@ -93,6 +93,8 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
     # Curves of many runs side by side, off by default; works offline without an account [MIT]
     "wandb>=0.31",
+    # wandb's sweep definitions are YAML; wandb needs it too [MIT]
+    "pyyaml>=6",
 ]
 
 # Compiles for TPU pods on a machine that has none, so that "it compiles for 16 chips and fits" is a test.
