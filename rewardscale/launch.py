@@ -111,6 +111,7 @@ def _slurm_job(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[
         cells,
         [*line, f"--wandb={options.wandb}"],
         plan.workdir,
+        stopped=INTERRUPTED,
         options=options.sbatch,
         cells_per_task=options.cells_per_task,
         at_once=options.at_once,

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardscale import atomic
-from rewardscale.cli import INTERRUPTED
 from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors.local import in_order
 from rewardscale.sweeps.grid import Cell
@@ -48,6 +47,7 @@ def job(
     command: Sequence[str],
     workdir: Path,
     *,
+    stopped: int,
     options: str = "",
     cells_per_task: int = 1,
     at_once: int = 0,
@@ -55,7 +55,8 @@ def job(
     """The array job of `cells`, in the order in which they should start.
 
     Args:
-      command: `command.cells`. options: for sbatch, as on its command line ("--partition=gpu --gres=gpu:1").
+      command: `command.cells`. stopped: its exit code when a signal has stopped it and its state is saved.
+      options: for sbatch, as on its command line ("--partition=gpu --gres=gpu:1").
       at_once: tasks that may run at the same time; 0 for no limit.
 
     Raises ConfigError for options that cannot be read.
@@ -79,7 +80,7 @@ def job(
     ]
     header = "\n".join(f"#SBATCH {shlex.quote(line)}" for line in lines)
     script = _SCRIPT.format(
-        header=header, folder=shlex.quote(str(folder)), command=shlex.join(command), interrupted=INTERRUPTED
+        header=header, folder=shlex.quote(str(folder)), command=shlex.join(command), stopped=stopped
     )
     return Job(folder, tasks, script)
 
@@ -100,7 +101,7 @@ while [ "$signalled" ]; do  # a signal ends the wait, and the child saves first
     wait $child
     code=$?
 done
-if [ "$again" ] && [ $code -eq {interrupted} ]; then
+if [ "$again" ] && [ $code -eq {stopped} ]; then
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
 exit $code
