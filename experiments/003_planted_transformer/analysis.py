@@ -19,7 +19,7 @@ from rewardscale.scaling.compare import compare_levels
 from rewardscale.scaling.der import der
 from rewardscale.scaling.figures import save
 from rewardscale.scaling.fit import FitError, fit
-from rewardscale.scaling.forms import CHINCHILLA
+from rewardscale.scaling.forms import CHINCHILLA, QUALITY_CHINCHILLA
 from rewardscale.scaling.headline import spoken
 from rewardscale.scaling.holdout import holdout
 from rewardscale.scaling.level_fits import below_plateau
@@ -30,6 +30,7 @@ from rewardscale.sweeps import configfile
 
 HERE = Path(__file__).parent
 SWEEPS = {"flips": "", "sampled labels": ":bradley_terry", "length bias": ":length_bias"}
+WRONG = {"raw": 0.3, "filtered": 0.045, "corrected": 0.1, "gold": 0.0}  # shares of labels
 FROM = 1_600  # pairs: smaller sizes are at chance in every level, where a law says nothing
 NAMED = ("E", "A", "B", "alpha", "beta")
 
@@ -91,6 +92,30 @@ def laws(sweeps: dict[str, Sweep]) -> None:
             )
 
 
+def joint(sweeps: dict[str, Sweep]) -> None:
+    """L(N, D, Q) of all levels of flips together, with Q = (1 - 2 eta)^2; and the same with gamma = beta."""
+    print("\n| labels | points | alpha | beta | gamma | rms residual | with gamma = beta |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in ("flips", "sampled labels"):
+        own = below_plateau(points(sweeps[name], "loss_recalibrated"))
+        quality = np.array([(1 - 2 * WRONG[level]) ** 2 for level in own.table["level"]])
+        own = dataclasses.replace(own, x={**own.x, "quality": quality})
+        found = fit(QUALITY_CHINCHILLA, own.x, own.mean)
+        drawn = resample(own, of_fit(found), resamples=1000)
+        order = [
+            QUALITY_CHINCHILLA.parameters.index(p) for p in ("model_exponent", "exponent", "quality_exponent")
+        ]
+        effective = {**own.x, "pairs": own.x["pairs"] * quality}
+        tied = fit(CHINCHILLA, effective, own.mean)
+        rms = [
+            f"{np.sqrt((np.log(own.mean / of.predict(x)) ** 2).mean()):.1%}"
+            for of, x in ((found, own.x), (tied, effective))
+        ]
+        print(
+            f"| {name} | {len(own)} | {' | '.join(spoken(drawn.interval(i)) for i in order)} | {' | '.join(rms)} |"
+        )
+
+
 def _law(own: Points) -> list[str]:
     try:
         found = fit(CHINCHILLA, own.x, own.mean)
@@ -131,13 +156,10 @@ def worths(sweeps: dict[str, Sweep]) -> None:
         config, _ = configfile.load(f"planted_transformer.py{SWEEPS[name]}")
         rule: Any = config.data.planted.label_rule
         nodes, weights = theory.gaussian_margins(config.data.planted.world.margin_sd)
-        wrong = {"filtered": 0.045, "corrected": 0.1, "gold": 0.0}
         for level in ["length_bias"] if name == "length bias" else levels_of(sweep)[1:]:
-            share, said = wrong.get(level), "-"
+            share, said = WRONG.get(level), "-"
             if share is not None and (share or rule == "bradley_terry"):
-                said = (
-                    f"{float(theory.sandwich_der(nodes, 0.3, share, weights=weights, label_rule=rule)):.1f}"
-                )
+                said = f"{float(theory.sandwich_der(nodes, WRONG['raw'], share, weights=weights, label_rule=rule)):.1f}"
             for model in ("w8", "w24", "w40"):
                 own = points(sweep, "loss_recalibrated", levels=["raw", level], models=[model])
                 print(f"| {name} | {level} | {model} | {said} | {' | '.join(_worth(own, level))} |")
@@ -278,6 +300,7 @@ def main(root: Path) -> None:
     sweeps = load(root)
     accuracies(sweeps)
     laws(sweeps)
+    joint(sweeps)
     worths(sweeps)
     table = collapse(sweeps)
     print(
