@@ -39,6 +39,8 @@ class Nonlinear:
 
 
 EXPONENT = (0.02, 4.0)
+# Without a floor a loss that hardly falls, as of answers without their question, has an exponent of some thousandths.
+FLOORLESS_EXPONENT = (1e-4, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ POWER = Form(
     "Hestness et al. 2017, arXiv 1712.00409; for data whose floor is known to be 0",
     ("pairs",),
     ("scale",),
-    (Nonlinear("exponent", *EXPONENT),),
+    (Nonlinear("exponent", *FLOORLESS_EXPONENT),),
     lambda x, eta: [_power(x["pairs"], eta[..., 0])],
 )
 POWER_FLOOR = Form(

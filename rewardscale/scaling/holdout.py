@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rewardscale.scaling import resample
 from rewardscale.scaling.collect import ScalingError
 from rewardscale.scaling.fit import FitError, fit
-from rewardscale.scaling.forms import EXPONENT, Form, Nonlinear, one_break
+from rewardscale.scaling.forms import FLOORLESS_EXPONENT, Form, Nonlinear, one_break
 from rewardscale.scaling.points import Points
 
 BASELINES = ("power law", "last point", "log-linear", "one break")
@@ -272,7 +272,7 @@ def power(axis: str) -> Form:
         "Hestness et al. 2017",
         (axis,),
         ("scale",),
-        (Nonlinear("exponent", *EXPONENT),),
+        (Nonlinear("exponent", *FLOORLESS_EXPONENT),),
         basis,
     )
 

@@ -139,3 +139,10 @@ def test_the_interval_holds_the_observation_as_often_as_it_says():
         for seed in range(200)
     ]
     assert 0.91 <= np.mean(inside) <= 0.985
+
+
+def test_the_baseline_without_a_floor_is_fitted_to_curves_that_hardly_fall():
+    """As of answers without their question (experiment 011): 0.7 D^-0.003."""
+    pairs = np.asarray(SIZES, float)
+    flat = from_draws({"pairs": pairs}, (0.7 * pairs**-0.003)[None])
+    assert holdout(flat, POWER_FLOOR).error("power law") < 1e-4
