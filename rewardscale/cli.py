@@ -1,6 +1,8 @@
 """What all commands do alike: one line for an error, and the same exit codes."""
 
+import argparse
 import sys
+import traceback
 from collections.abc import Callable
 
 from rewardscale.config import ConfigError
@@ -31,3 +33,38 @@ def exit_code(command: Callable[[], int], *, kept: str = "", interrupted: str = 
         print("; ".join(filter(None, ["interrupted", interrupted])), file=sys.stderr)
         return INTERRUPTED
     return UNUSABLE
+
+
+def add_host_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that tell a process which of several hosts it is."""
+    group = parser.add_argument_group("several hosts", "all three, where the cluster does not say so itself")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, with a free port")
+    group.add_argument(
+        "--num_processes",
+        type=int,
+        metavar="N",
+        help="how many there are; 1: this one is alone, whatever cluster",
+    )
+    group.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
+
+
+def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: str = "") -> int:
+    """`exit_code(command)` once the hosts that the flags or the cluster name have come together.
+
+    One host that fails ends at once, so that the others do not wait for it.
+    """
+    from rewardscale import mesh  # brings jax
+
+    def joined() -> int:
+        mesh.initialize(options.coordinator, options.num_processes, options.process_id)
+        return command()
+
+    try:
+        code = exit_code(joined, kept=kept)
+    except BaseException:
+        if mesh.joined():
+            traceback.print_exc()
+            mesh.leave(1)
+        raise
+    mesh.leave(code)
+    return code

@@ -17,6 +17,9 @@ evaluation/; benchmarks can be added to a training that is finished.
 Everything lands in --workdir (default runs/<name>); the trained model in its folder model/, ready for
 AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it whenever you like; the same
 command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted.
+
+On several hosts start the same command on each, with one shared --workdir: TPU slices and Slurm steps are found by
+themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/pods.md).
 """
 
 import argparse
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from rewardscale.cli import exit_code
+from rewardscale.cli import add_host_flags, on_hosts
 from rewardscale.config import DATA_VARIABLE, ConfigError, TrainConfig
 from rewardscale.evaluation.eval_tables import terminal
 from rewardscale.sweeps import configfile
@@ -39,16 +42,18 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, trains, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _train(options, overrides), kept="nothing written so far is lost")
+    return on_hosts(options, lambda: _train(options, overrides), kept="nothing written so far is lost")
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rewardscale import mesh
     from rewardscale.training import finetune
     from rewardscale.training.checkpoint import Interrupted
 
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     if options.dry_run or options.lengths:
         return _dry_run(config, options)
+    writes = mesh.host_zero()
     workdir = options.workdir or Path("runs") / config.name
     data_dir = options.data_dir or (Path(os.environ[DATA_VARIABLE]) if DATA_VARIABLE in os.environ else None)
     bars: dict[str, tqdm] = {}
@@ -56,19 +61,29 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     def progress(what: str, done: int, total: int) -> None:
         unit = {"training": " steps", "benchmarks": " characters"}.get(what, " rows")
         bar = bars.setdefault(
-            what, tqdm(total=total, desc=what, unit=unit, unit_scale=what == "benchmarks", delay=0.5)
+            what,
+            tqdm(
+                total=total,
+                desc=what,
+                unit=unit,
+                unit_scale=what == "benchmarks",
+                delay=0.5,
+                disable=not writes,
+            ),
         )
         bar.update(done - bar.n)
 
     try:
         outcome = finetune.finetune(config, workdir, data_dir=data_dir, progress=progress)
     except Interrupted as reason:
-        print(f"{reason}; the same command goes on where this one stopped", file=sys.stderr)
+        if writes:
+            print(f"{reason}; the same command goes on where this one stopped", file=sys.stderr)
         return 130
     finally:
         for bar in bars.values():
             bar.close()
-    print(closing(outcome, workdir))
+    if writes:
+        print(closing(outcome, workdir))
     return 0
 
 
@@ -131,6 +146,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         metavar="FOLDER",
         help="with --dry_run: a tokenised corpus (corpus/, or one of its views/) whose lengths replace assumed ones",
     )
+    add_host_flags(parser)
     return configfile.parse_arguments(parser, arguments, example="--config.recipe.learning_rate=1e-5")
 
 

@@ -22,7 +22,7 @@ from rewardscale.data.chat import ChatTokenizer, EncodedComparison, load_chat_to
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import Item
 from rewardscale.evaluation.shapes import Ladder, Microbatch, Shape, deal, make_ladder, trees_that_fit
-from rewardscale.mesh import BATCH_AXES, make_mesh
+from rewardscale.mesh import BATCH_AXES, make_mesh, place
 from rewardscale.models import hf, reward
 
 TOO_LONG = ("refuse", "truncate_left_of_prompt")
@@ -264,7 +264,9 @@ class RewardScorer:
             table, table.lengths, trees[batch.trees], batch.row, batch.offset, batch.slot,
             shape=(batch.shape.rows, batch.shape.length), slots=batch.shape.slots,
         )  # fmt: skip
-        return _compiled(self.config, reward.Options(dtype=self.dtype), self.mesh)(self.params, arrays)
+        rows = NamedSharding(self.mesh, P(BATCH_AXES))
+        placed = place(arrays, dict.fromkeys(arrays, rows))
+        return _compiled(self.config, reward.Options(dtype=self.dtype), self.mesh)(self.params, placed)
 
 
 def _tokenizer(checkpoint: hf.Checkpoint) -> ChatTokenizer:

@@ -19,11 +19,12 @@ from rewardscale.data import rows as tree_rows
 from rewardscale.data.comparison import DataError
 from rewardscale.data.packing import choose_row_length, make_plan
 from rewardscale.data.tokenised import TokenisedView, token_store
-from rewardscale.mesh import BATCH_AXES, check_rows
+from rewardscale.mesh import BATCH_AXES, check_rows, place
 from rewardscale.models import reward
 
 _TREES_AT_ONCE = 1024
 _MICROBATCHES_AT_ONCE = 64  # a call of the compiled function, where there are more
+_SPREAD = P(None, BATCH_AXES)  # of its arrays [microbatches, rows, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +132,16 @@ def score(
     out = np.full((batches.comparisons, batches.responses), np.nan, np.float32)
     if not batches.comparisons:
         return out
-    function = scoring_function(config, options, mesh)
-    parts = [jax.device_get(function(params, part)) for part in _equal_parts(batches.arrays)]
+    function, spread = scoring_function(config, options, mesh), NamedSharding(mesh, _SPREAD)
+    parts = [
+        jax.device_get(function(params, place(part, dict.fromkeys(part, spread))))
+        for part in _equal_parts(batches.arrays)
+    ]
     left, right = (np.concatenate(side) for side in zip(*parts, strict=True))
-    place = (batches.microbatch, batches.row, batches.slot)
-    out[batches.comparison, batches.right] = right[place]
+    at = (batches.microbatch, batches.row, batches.slot)
+    out[batches.comparison, batches.right] = right[at]
     two = batches.left != tree_rows.ABSENT
-    out[batches.comparison[two], batches.left[two]] = left[place][two]
+    out[batches.comparison[two], batches.left[two]] = left[at][two]
     return out
 
 
@@ -158,7 +162,7 @@ def _equal_parts(arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray
 @functools.lru_cache(maxsize=64)
 def scoring_function(config: ModelConfig, options: reward.Options, mesh: Mesh) -> Callable[..., Any]:
     """jit of (parameters, arrays [microbatches, rows, ...]) -> rewards of left and right responses; one a shape."""
-    spread = NamedSharding(mesh, P(None, BATCH_AXES))
+    spread = NamedSharding(mesh, _SPREAD)
     forward = dataclasses.replace(options, differentiated=False)
 
     def run(params: reward.Params, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -32,6 +32,7 @@ from safetensors.numpy import save_file
 
 from rewardscale import hub
 from rewardscale.config import ModelConfig
+from rewardscale.mesh import host_zero, place
 from rewardscale.models import hf_config, reward
 from rewardscale.models.hf_config import CheckpointError
 from rewardscale.models.hf_names import EMBEDDING, HEAD, expected, ours, theirs
@@ -216,7 +217,7 @@ def load(checkpoint: Checkpoint, mesh: Mesh, *, dtype: str = "float32", head_see
         keys = tuple(entry.key for entry in path)
         kept = np.dtype(np.float32 if keys[-1] in ("scale", "head") else _numpy_dtype(dtype))
         if keys == ("head",) and not checkpoint.has_head:
-            return jax.device_put(reward.draw((head_seed,), "head", leaf.shape, model.head_sd), sharding)
+            return place(reward.draw((head_seed,), "head", leaf.shape, model.head_sd), sharding)
         return _load_leaf(checkpoint, keys, leaf.shape, sharding, kept)
 
     return jax.tree_util.tree_map_with_path(one, whole, placed)
@@ -312,7 +313,7 @@ def export(
     Raises CheckpointError on a folder that already holds something.
     """
     directory = Path(directory)
-    writes = jax.process_index() == 0
+    writes = host_zero()
     if writes:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):

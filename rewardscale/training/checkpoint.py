@@ -1,7 +1,8 @@
 """Checkpoints by orbax (v1 API); no other file imports it.
 
 What is saved is a pure dict of arrays and the step. Restoring targets an abstract tree with
-shardings, so a checkpoint written on one mesh is read straight onto another.
+shardings, so a checkpoint written on one mesh is read straight onto another. With several hosts all of them save and
+restore, each its own parts.
 """
 
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
+
+from rewardscale import mesh
 
 _ITEM = "state"
 
@@ -46,7 +49,7 @@ class Checkpoints:
 
         A checkpoint that was being written when the machine died has no commit record and is passed over.
         """
-        step = self.latest
+        step = mesh.agreed(self.latest)
         if step < 0:
             return None
         self._saved = step

@@ -4,6 +4,8 @@
 <workdir>/run/<run id>/...              the training (training/loop.py), as in a sweep
 <workdir>/model/                        what came out; there once everything is done
 <workdir>/evaluation/                   the model on the benchmarks that the config names (evaluation/benchmark_run.py)
+
+With several hosts all call it with one shared folder: host 0 makes the corpus and writes records, all train and export.
 """
 
 import dataclasses
@@ -92,23 +94,30 @@ def finetune(
     start = find_start(config)
     # Read before training: a benchmark that is not there is known now.
     benchmarks = load_all(",".join(config.benchmarks), data_dir)[0] if config.benchmarks else []
-    corpus, counts = _corpus(config, workdir / "data", start.chat)
-    view = build_view(corpus, start.chat, progress=lambda done: said("tokenising", done, len(corpus)))
+    corpus, counts = meshes.once(lambda: _corpus(config, workdir / "data", start.chat))
+    view = meshes.once(
+        lambda: build_view(corpus, start.chat, progress=lambda done: said("tokenising", done, len(corpus)))
+    )
     level = read_level(workdir / "data" / "levels" / LEVEL)
     run = _run_config(config, start, corpus, view, level)
+    meshes.check_same(run.run_id, "the run's id")
     final, directory = workdir / "model", workdir / "run" / run.run_id
     done = directory / "result.json"
-    with atomic.locked(workdir / "lock", wait=False) as mine:
+    with meshes.locked(workdir / "lock") as mine:
         if not mine:
             raise ConfigError(f"another process trains in {workdir}; wait for it, or name another --workdir")
-        if not (done.exists() and final.exists()):
-            if final.exists():
+        trained, exported = meshes.agreed([done.exists(), final.exists()])
+        if not (trained and exported):
+            if exported:
                 raise ConfigError(
                     f"{final} holds the model of another run; name another --workdir, or remove it"
                 )
-            atomic.write_json(directory / "config.json", dataclasses.asdict(run))
+            if meshes.host_zero():
+                atomic.write_json(directory / "config.json", dataclasses.asdict(run))
             result = _train(config, run, start, view, level, directory, final, said)
-            atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
+            if meshes.host_zero():
+                atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
+            meshes.together()
         evaluation = _evaluate(config, benchmarks, final, workdir / "evaluation", said)
     return _outcome(final, json.loads(done.read_text()), evaluation)
 
@@ -298,7 +307,7 @@ def _train(
         config, start, view, level, trained.params, runtime, devices, _rows(corpus, "validation")
     )
     described = {**start.config, "rewardscale": _provenance(config, run, start)}
-    with atomic.new_directory(final) as folder:
+    with meshes.new_directory(final) as folder:
         hf.export(
             folder, trained.params, start.model, described, dtype=config.export_dtype, files=start.chat.files
         )

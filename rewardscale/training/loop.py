@@ -6,6 +6,9 @@ Resume rules, in order:
   3. Otherwise: the parameters that the caller gives (a pretrained tree).
   4. Otherwise: fresh parameters from the run's seed.
   5. Any way batches follow from the step number alone, and metrics from that step on are rewritten.
+
+With several hosts (rewardscale/mesh/) all of them run this loop: each reads its share of every microbatch's rows, host
+0 writes the metrics, and all save and stop at the same steps. A run may go on with another number of hosts.
 """
 
 import contextlib
@@ -87,7 +90,8 @@ def train(
         row_length=plan.row_length,
         rows_per_microbatch=plan.rows_per_microbatch,
     )
-    source = pipeline.StepSource(data, sizes)
+    host, shares = mesh.share(device_mesh, plan.rows_per_microbatch)
+    source = pipeline.StepSource(data, sizes, host=host, hosts=shares)
     hyper = hyperparameters(run.recipe)
     rates = learning_rates(run.recipe, steps=plan.steps, batch=int(plan.starts[1]))
 
@@ -99,16 +103,18 @@ def train(
         resources.callback(checkpoints.close)
         if trunk is not None:
             trunk.check(run.recipe, data)
-        if trunk is not None and trunk.newest() > max(0, checkpoints.latest):
+        if trunk is not None and mesh.agreed(trunk.newest() > max(0, checkpoints.latest)):
             state, records = trunk.take(data, step.abstract, directory)
             if on_metrics:
                 on_metrics(records)
         else:
             state = restore_or_init(run, step, checkpoints, initial)
         start = int(state["step"])
-        metrics_file = MetricsFile(directory / "metrics.jsonl", resume_at=start)
-        resources.callback(metrics_file.close)
-        write_model_info(directory / "model-info.txt", state["params"])
+        metrics_path, metrics_file = directory / "metrics.jsonl", None
+        if mesh.host_zero():
+            metrics_file = MetricsFile(metrics_path, resume_at=start)
+            resources.callback(metrics_file.close)
+            write_model_info(directory / "model-info.txt", state["params"])
 
         # The loop: metrics are read one block late, so the device never waits for the host.
         meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
@@ -117,18 +123,21 @@ def train(
         def flush() -> None:
             if pending is not None:
                 records = meter.records(*pending)
-                metrics_file.write(records)
+                if metrics_file is not None:
+                    metrics_file.write(records)
                 if on_metrics:
                     on_metrics(records)
                 _check_finite(records)
 
-        stop = resources.enter_context(stop_requests())
+        stop, ballot = resources.enter_context(stop_requests()), mesh.Ballot()
         if trunk is not None and start >= trunk.step:
             trunk.leave()
         batches = _blocks(source, start, trunk.steps if trunk else (), runtime)
         resources.callback(cast(Generator, batches).close)  # ends the pipeline's workers, whatever happens
         for first, count, block in batches:
-            placed = jax.device_put(block, block_shardings(device_mesh, block))
+            placed = mesh.place_shares(
+                block, block_shardings(device_mesh, block), axis=2, rows=plan.rows_per_microbatch
+            )
             padded = np.zeros(block_steps, np.float32)
             padded[:count] = rates[first : first + count]
             state, metrics = step.train(state, placed, np.int32(count), padded, hyper)
@@ -139,18 +148,22 @@ def train(
             if trunk is not None and done in trunk.steps:
                 flush()  # a loss that is not finite is found before its state is shared
                 pending = None
-                trunk.store(data, done, state, metrics_file.path)
+                trunk.store(data, done, state, metrics_path)
                 if done == trunk.step:
                     trunk.leave()
-            stopping = stop()  # read once: a request between save and raise would go without its save
-            if done < plan.steps and (stopping or checkpoints.due()):
+            # Read once: a request between save and raise would go without its save. Host 0's clock is all hosts'.
+            stopping, due = ballot(stop(), mesh.host_zero() and checkpoints.due())
+            if done < plan.steps and (stopping or due):
                 flush()
                 pending = None
                 checkpoints.save(done, state)
+                ballot = mesh.Ballot()  # a round that asked for this save has had its answer
                 if stopping:
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
         checkpoints.save(plan.steps, state)
+        if mesh.hosts() > 1 and mesh.vote(stop())()[0]:  # too late for a round: one host leaves, so all do
+            raise Interrupted(f"stopped at step {plan.steps} of {plan.steps}, state saved")
     record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
 

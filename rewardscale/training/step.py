@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rewardscale.config import ModelConfig, Storage
-from rewardscale.mesh import BATCH_AXES
+from rewardscale.mesh import BATCH_AXES, place
 from rewardscale.models import lora, reward
 from rewardscale.training import loss as losses
 from rewardscale.training.optimizer import optimizer
@@ -77,7 +77,7 @@ def make_step(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
-    return Step(lambda params: start(jax.device_put(params, shardings["params"])), train, abstract)
+    return Step(lambda params: start(place(params, shardings["params"])), train, abstract)
 
 
 def fresh_state(config: ModelConfig, storage: Storage, params: reward.Params) -> State:

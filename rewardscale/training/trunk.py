@@ -60,8 +60,10 @@ class Trunk:
         A run whose own state is there extends nothing and waits for nobody.
         """
         with contextlib.ExitStack() as self._held:
-            free = self.stored(self.step)
-            yield free or self._held.enter_context(atomic.locked(self.directory / "lock", wait=False))
+            from rewardscale import mesh
+
+            free = mesh.agreed(self.stored(self.step))
+            yield free or self._held.enter_context(mesh.locked(self.directory / "lock"))
 
     def leave(self) -> None:
         """From here on the run is on its own: another one may extend the trunk."""
@@ -79,11 +81,11 @@ class Trunk:
 
         The run's folder then holds those metrics and the step. Raises DataError if other pairs were trained on.
         """
-        from rewardscale.training.checkpoint import (
-            load_state,
-        )  # orbax and jax are imported only where they compute
+        # orbax and jax are imported only where they compute
+        from rewardscale import mesh
+        from rewardscale.training.checkpoint import load_state
 
-        step = self.newest()
+        step = mesh.agreed(self.newest())
         folder = self.directory / str(step)
         record = json.loads((folder / _RECORD).read_text())
         if record["pairs"] != _order_fingerprint(data, step):
@@ -92,19 +94,23 @@ class Trunk:
             )
         state = load_state(folder / _STATE, abstract)
         lines = read_metrics(folder / _METRICS)
-        atomic.write_bytes(directory / _METRICS, "".join(line for line, _ in lines).encode())
-        atomic.write_json(directory / _RECORD, {"trunk": self.directory.name, "step": step})
+        if mesh.host_zero():
+            atomic.write_bytes(directory / _METRICS, "".join(line for line, _ in lines).encode())
+            atomic.write_json(directory / _RECORD, {"trunk": self.directory.name, "step": step})
         return state, [record for _, record in lines]
 
     def store(self, data: TrainingData, step: int, state: Any, metrics: Path) -> None:
         """Keeps the state after `step` steps for the others, unless it is there; `metrics` is the run's file."""
+        from rewardscale import mesh
         from rewardscale.training.checkpoint import save_state
 
-        if self.stored(step):
+        if mesh.agreed(self.stored(step)):
             return
-        lines = [line for line, record in read_metrics(metrics) if record["step"] < step]
-        with atomic.new_directory(self.directory / str(step)) as folder:
+        with mesh.new_directory(self.directory / str(step)) as folder:
             save_state(folder / _STATE, state)
+            if not mesh.host_zero():
+                return
+            lines = [line for line, record in read_metrics(metrics) if record["step"] < step]
             atomic.write_bytes(folder / _METRICS, "".join(lines).encode())
             atomic.write_json(folder / _RECORD, {"step": step, "pairs": _order_fingerprint(data, step)})
 

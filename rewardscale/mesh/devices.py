@@ -1,7 +1,7 @@
-"""Devices: the one reader of device counts. One mesh with the axes ("data", "fsdp", "tensor")."""
+"""One mesh with the axes ("data", "fsdp", "tensor"), and what lies where on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rewardscale.config import ConfigError
+from rewardscale.mesh.hosts import hosts
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows of a batch are dealt over these
@@ -21,7 +22,8 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
 
     Raises ConfigError if the shape does not use the devices exactly.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:  # a host's side by side: then its rows of a batch are, too
+        devices = sorted(jax.devices(), key=lambda device: device.process_index)
     sizes = list(shape)
     if -1 in sizes:
         known = math.prod(n for n in sizes if n != -1)
@@ -54,10 +56,67 @@ def check_rows(mesh: Mesh, rows: int) -> None:
         )
 
 
+def share(mesh: Mesh, rows: int) -> tuple[int, int]:
+    """(i, n): of `rows` rows dealt over the mesh this host's devices hold the i-th of n equal shares.
+
+    Where an axis that rows are not dealt over spans hosts, several have the same share.
+
+    Raises ConfigError if their rows are no such share.
+    """
+    dealt = NamedSharding(mesh, PartitionSpec(BATCH_AXES)).addressable_devices_indices_map((rows,))
+    parts = sorted({index[0].indices(rows)[:2] for index in dealt.values() if index})
+    first, last = parts[0][0], parts[-1][1]
+    whole = sum(stop - start for start, stop in parts)
+    if whole != last - first or rows % whole or first % whole:
+        raise ConfigError(
+            f"runtime.mesh={tuple(mesh.shape.values())} deals host {jax.process_index()} the rows {parts} of {rows}, "
+            f"not one of equal shares side by side; make data x fsdp a multiple of the {hosts()} hosts, or a divisor"
+        )
+    return first // whole, rows // whole
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every host has whole, as global arrays: each host copies what its devices hold."""
+    if hosts() == 1:
+        return jax.device_put(tree, shardings)
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def place_shares(
+    tree: Mapping[str, np.ndarray], shardings: Mapping[str, NamedSharding], *, axis: int, rows: int
+) -> dict[str, jax.Array]:
+    """Arrays of which every host has its `share` along `axis`, of `rows` in all, as global arrays.
+
+    Arrays whose sharding does not split that axis are whole on every host.
+    """
+    if hosts() == 1:
+        return jax.device_put(dict(tree), dict(shardings))
+
+    def one(name: str, local: np.ndarray) -> jax.Array:
+        shape = list(local.shape)
+        if len(shardings[name].spec) > axis:
+            shape[axis] = rows
+        return jax.make_array_from_process_local_data(shardings[name], local, tuple(shape))
+
+    return {name: one(name, local) for name, local in tree.items()}
+
+
 def describe() -> dict[str, object]:
     """What a run record says of the hardware."""
     devices = jax.devices()
-    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "devices": len(devices)}
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "devices": len(devices),
+        "hosts": hosts(),
+    }
 
 
 def peak_flops(dtype: str) -> float | None:
