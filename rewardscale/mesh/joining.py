@@ -1,10 +1,12 @@
 """How the hosts of a run come together and part: the one caller of jax.distributed."""
 
+import contextlib
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ def initialize(
     With none by the cluster that the environment names (`cluster`); without one the process is alone. `processes=1`
     makes it alone whatever the environment says.
 
-    Raises ConfigError for arguments that cannot be, or if the others do not come within `seconds`.
+    Raises ConfigError for arguments that cannot be, or if process 0 does not answer within `seconds`; if one of the
+    others does not come within them, the process ends with exit code 2.
     """
     given = dict(zip(FLAGS, (coordinator, processes, process), strict=True))
     if processes == 1 and process in (None, 0):
@@ -45,25 +48,44 @@ def initialize(
         return
     if coordinator is not None and process:
         _await(coordinator, seconds)
+    where = f"by --coordinator={coordinator}" if named else f"as {found} describes them"
+    late = (
+        f"the hosts of this run, {where}, did not come together within {seconds:.0f} s: are all of them started, with "
+        "the same addresses and counts, and is the coordinator's port open to them? A process that is alone says "
+        "--num_processes=1"
+    )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    with _patience(seconds, late):
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                local_device_ids=_slurm_devices(os.environ) if found == "Slurm" else None,
+                cluster_detection_method="deactivate" if named else None,
+                initialization_timeout=round(seconds) + 60,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            if found == "Cloud TPU" and isinstance(error, ValueError):
+                return  # chips without the metadata of a pod: this host's alone
+            raise ConfigError(f"{late} ({_first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _patience(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with `message` if the block takes longer: jax's client ends it too, by a crash."""
+
+    def give_up() -> None:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            local_device_ids=_slurm_devices(os.environ) if found == "Slurm" else None,
-            cluster_detection_method="deactivate" if named else None,
-            initialization_timeout=max(1, round(seconds)),
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        if found == "Cloud TPU" and isinstance(error, ValueError):
-            return  # chips without the metadata of a pod: this host's alone
-        where = f"by --coordinator={coordinator}" if named else f"as {found} describes them"
-        raise ConfigError(
-            f"the hosts of this run, {where}, did not come together within {seconds:.0f} s: are all of them started, "
-            "with the same addresses and counts, and is the coordinator's port open to them? A process that is alone "
-            f"says --num_processes=1. ({_first_line(error)})"
-        ) from error
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_flags(given: Mapping[Any, Any]) -> None:
@@ -82,7 +104,7 @@ def _check_flags(given: Mapping[Any, Any]) -> None:
 
 
 def _await(coordinator: str, seconds: float) -> None:
-    """Returns once process 0 listens; jax's own client would end the process instead of saying so."""
+    """Returns once process 0 listens."""
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:

@@ -28,9 +28,19 @@ def flags(process: int, processes: int, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], processes: int, *, devices: int, logs: Path, **environment: str
+    command: Sequence[str],
+    processes: int,
+    *,
+    devices: int,
+    logs: Path,
+    named: bool = True,
+    each: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`command` on `processes` hosts of `devices` / `processes` devices each; none outlives the block."""
+    """`command` on `processes` hosts of `devices` / `processes` devices each; none outlives the block.
+
+    They are told of one another by flags if `named`; the variables of `each` say which a process is.
+    """
     port, running = free_port(), []
     logs.mkdir(parents=True, exist_ok=True)
     others = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
@@ -40,9 +50,11 @@ def started(
             with (logs / f"{process}.txt").open("wb") as log:
                 running.append(
                     subprocess.Popen(
-                        [*command, *(flags(process, processes, port) if processes > 1 else [])],
+                        [*command, *(flags(process, processes, port) if named and processes > 1 else [])],
                         cwd=REPO,
-                        env={**os.environ, "XLA_FLAGS": " ".join([count, *others]), **environment},
+                        env={**os.environ, "XLA_FLAGS": " ".join([count, *others])}
+                        | environment
+                        | dict.fromkeys(each, str(process)),
                         stdout=log,
                         stderr=subprocess.STDOUT,
                     )
