@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
@@ -25,7 +26,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(inputs: Path, workdir: Path, **values: Any) -> list[str]:
     given = FAST | {
         "model": "d1", "tokenizer": inputs / "qwen3", "data": inputs / "train.jsonl",
-        "validation": inputs / "held_out.jsonl", "runtime.mesh": "1,2,1", "runtime.steps_per_dispatch": 2, **values,
+        "validation": inputs / "held_out.jsonl", "runtime.mesh": "1,2,1", "runtime.steps_per_dispatch": 2,
+        "benchmarks": inputs / "held_out.jsonl", **values,
     }  # fmt: skip
     flags = [f"--config.{key}={value}" for key, value in given.items()]
     return [
@@ -57,8 +59,13 @@ def test_two_hosts_leave_the_model_that_one_leaves(inputs: Path, tmp_path: Path)
     assert both["record"]["batches"] == alone["record"]["batches"]
     for name in ("accuracy", "loss"):
         np.testing.assert_allclose(both["validation"][name], alone["validation"][name], rtol=1e-3)
+    tables = [
+        pl.read_parquet(tmp_path / name / "evaluation" / "rewards.parquet").sort("text") for name in "12"
+    ]
+    assert tables[0]["text"].to_list() == tables[1]["text"].to_list() and len(tables[0]) >= 40
+    np.testing.assert_allclose(tables[1]["reward"], tables[0]["reward"], rtol=1e-2, atol=1e-3)
     theirs = load_file(tmp_path / "1" / "model" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "2" / "model" / "model.safetensors").items():
         np.testing.assert_allclose(tensor, theirs[name], rtol=1e-3, atol=2e-4, err_msg=name)
-    trained(inputs, tmp_path / "2", 2)  # again: nothing to do, and no host waits for another
+    trained(inputs, tmp_path / "2", 2)  # again: nothing to do, and no host waits for one that does nothing
     assert result(tmp_path / "2") == both

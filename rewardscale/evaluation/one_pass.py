@@ -31,7 +31,7 @@ from rewardscale.evaluation.identity import model_folder, model_hash
 from rewardscale.evaluation.texts import Group, Texts
 
 if TYPE_CHECKING:  # jax is imported only where it computes
-    from rewardscale.evaluation.reward_scorer import Prepared
+    from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 
 SCHEMA = pl.Schema(
     {
@@ -294,6 +294,16 @@ def _part(chunk: int) -> str:
     return f"{chunk:06d}.parquet"
 
 
+def load(settings: Settings) -> "RewardScorer":
+    """The model that scores."""
+    from rewardscale.evaluation.reward_scorer import RewardScorer
+
+    return RewardScorer.load(
+        settings.model, revision=settings.revision, mesh=settings.mesh, dtype=settings.dtype,
+        max_length=settings.max_length, batch_tokens=settings.batch_tokens,
+    )  # fmt: skip
+
+
 Ready = list[tuple[list[int], "Prepared | DataError"]]  # places in a chunk's texts, and they as token ids
 
 
@@ -301,13 +311,7 @@ class _Model:
     """A reward model that scores groups of texts."""
 
     def __init__(self, settings: Settings):
-        from rewardscale.evaluation.reward_scorer import RewardScorer
-
-        self._settings = settings
-        self._scorer = RewardScorer.load(
-            settings.model, revision=settings.revision, mesh=settings.mesh, dtype=settings.dtype,
-            max_length=settings.max_length, batch_tokens=settings.batch_tokens,
-        )  # fmt: skip
+        self._settings, self._scorer = settings, load(settings)
 
     def prepare(self, groups: Sequence[Group]) -> Ready:
         """Token ids: the responses to a prompt together, but those alone that are too long for it or refused."""

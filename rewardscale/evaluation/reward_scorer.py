@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rewardscale.data import rows as tree_rows
 from rewardscale.data.chat import ChatTokenizer, EncodedComparison, load_chat_tokenizer
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import Item
+from rewardscale.evaluation import followers
 from rewardscale.evaluation.shapes import Ladder, Microbatch, Shape, deal, make_ladder, trees_that_fit
 from rewardscale.mesh import BATCH_AXES, make_mesh, place
 from rewardscale.models import hf, reward
@@ -264,8 +265,12 @@ class RewardScorer:
             table, table.lengths, trees[batch.trees], batch.row, batch.offset, batch.slot,
             shape=(batch.shape.rows, batch.shape.length), slots=batch.shape.slots,
         )  # fmt: skip
-        rows = NamedSharding(self.mesh, P(BATCH_AXES))
-        placed = place(arrays, dict.fromkeys(arrays, rows))
+        followers.tell(arrays)
+        return self.compute(arrays)
+
+    def compute(self, arrays: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+        """Rewards of the left and right responses [rows, slots] of a microbatch (data/rows.py); all hosts call it."""
+        placed = place(dict(arrays), dict.fromkeys(arrays, NamedSharding(self.mesh, P(BATCH_AXES))))
         return _compiled(self.config, reward.Options(dtype=self.dtype), self.mesh)(self.params, placed)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -16,13 +16,13 @@ from rewardscale.config import ConfigError
 
 
 def hosts() -> int:
-    """How many processes this run has."""
-    return jax.process_count()
+    """How many processes this run has; as long as it is one, no device is touched to find out."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def host_zero() -> bool:
     """Whether this one decides and writes for all."""
-    return jax.process_index() == 0
+    return hosts() == 1 or jax.process_index() == 0
 
 
 def agreed[T](value: T) -> T:
@@ -34,6 +34,13 @@ def agreed[T](value: T) -> T:
     padded = np.zeros(1 << max(10, (size - 1).bit_length()), np.uint8)  # few shapes: each is compiled
     padded[: len(data)] = np.frombuffer(data, np.uint8)
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size].tobytes())
+
+
+def handed(arrays: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Host 0's `arrays`, on every host; the others give None."""
+    shapes = agreed({name: [a.shape, a.dtype.str] for name, a in arrays.items()} if arrays else {})
+    like = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    return multihost_utils.broadcast_one_to_all(like | dict(arrays or {}))
 
 
 def vote(*flags: bool) -> Callable[[], tuple[bool, ...]]:

@@ -31,7 +31,7 @@ from rewardscale.data.levels import Level, read_level, write_level
 from rewardscale.data.sources.pairs import located, read_pairs
 from rewardscale.data.subsets import subset
 from rewardscale.data.tokenised import TokenisedView, build_view
-from rewardscale.evaluation import benchmark_run, scorer, statistics
+from rewardscale.evaluation import benchmark_run, followers, one_pass, scorer, statistics
 from rewardscale.evaluation.benchmarks.base import Benchmark
 from rewardscale.evaluation.benchmarks.registry import load_all
 from rewardscale.evaluation.one_pass import Settings
@@ -129,9 +129,12 @@ def _evaluate(
     if not benchmarks:
         return None
     settings = Settings(str(final), mesh=config.runtime.mesh, dtype=config.recipe.dtype)
-    return benchmark_run.evaluate(
-        [benchmark_run.Model(config.name, folder, settings)], benchmarks, folder,
-        progress=lambda model, done, total, beside: said("benchmarks", done, total),
+    return followers.led(
+        lambda: benchmark_run.evaluate(
+            [benchmark_run.Model(config.name, folder, settings)], benchmarks, folder,
+            progress=lambda model, done, total, beside: said("benchmarks", done, total),
+        ),
+        load=lambda: one_pass.load(settings),
     )  # fmt: skip
 
 
