@@ -24,6 +24,9 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
 figures/, report.html. Kill it whenever you like; the same command goes on where it stopped. The exit
 code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
+
+On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
+(docs/pods.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewardscale.cli import INTERRUPTED, exit_code
+from rewardscale.cli import INTERRUPTED, add_host_flags, on_hosts
 from rewardscale.sweeps import configfile
 from rewardscale.training.tracker import PROJECT, create_sweep
 
@@ -43,15 +46,29 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, runs the sweep, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _launch(options, overrides), kept="nothing written so far is lost")
+    return on_hosts(options, lambda: _launch(options, overrides), kept="nothing written so far is lost")
 
 
 def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from rewardscale.sweeps import summary, sweep
+    from rewardscale import mesh
+    from rewardscale.sweeps import sweep
 
     config, docstring = configfile.load(options.config, overrides)
     workdir = options.workdir or Path("runs") / config.name
-    plan = sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring)
+    plan = mesh.once(lambda: sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring))
+    if mesh.hosts() == 1:
+        return _run(plan, options, overrides)
+    from rewardscale.sweeps.executors import hosts
+
+    mesh.check_same(" ".join(cell.run_id for cell in plan.cells), "the sweep's cells")
+    if mesh.host_zero():
+        return hosts.end(_run(plan, options, overrides))
+    return hosts.follow(plan.cells, plan.context())
+
+
+def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rewardscale.sweeps import summary, sweep
+
     if options.status or options.cancel:
         return _look(plan, options)
     if options.executor == "wandb" and not options.collect and plan.todo():
@@ -211,6 +228,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         action="store_true",
         help="run nothing: table and report of the cells that are done, whoever ran them",
     )
+    add_host_flags(parser)
     options, overrides = configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
     options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
     if options.cell and (options.collect or options.status or options.executor != "local"):

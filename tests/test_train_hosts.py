@@ -50,6 +50,13 @@ def trained(inputs: Path, workdir: Path, processes: int, **values: Any) -> None:
     assert not any("validation" in text or "steps" in text for text in others)  # host 0 alone speaks
 
 
+def assert_same_model(ours: Path, theirs: Path) -> None:
+    """To what rounding becomes in a training."""
+    expected = load_file(theirs / "model" / "model.safetensors")
+    for name, tensor in load_file(ours / "model" / "model.safetensors").items():
+        np.testing.assert_allclose(tensor, expected[name], rtol=1e-3, atol=2e-4, err_msg=name)
+
+
 @pytest.mark.slow
 def test_two_hosts_leave_the_model_that_one_leaves(inputs: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
@@ -64,8 +71,22 @@ def test_two_hosts_leave_the_model_that_one_leaves(inputs: Path, tmp_path: Path)
     ]
     assert tables[0]["text"].to_list() == tables[1]["text"].to_list() and len(tables[0]) >= 40
     np.testing.assert_allclose(tables[1]["reward"], tables[0]["reward"], rtol=1e-2, atol=1e-3)
-    theirs = load_file(tmp_path / "1" / "model" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "2" / "model" / "model.safetensors").items():
-        np.testing.assert_allclose(tensor, theirs[name], rtol=1e-3, atol=2e-4, err_msg=name)
+    assert_same_model(tmp_path / "2", tmp_path / "1")
     trained(inputs, tmp_path / "2", 2)  # again: nothing to do, and no host waits for one that does nothing
     assert result(tmp_path / "2") == both
+
+
+@pytest.mark.slow
+def test_two_hosts_adapt_a_checkpoint_as_one_does(inputs: Path, tmp_path: Path) -> None:
+    """Weights read by parts, adapters merged and gathered again, over hosts."""
+    trained(inputs, tmp_path / "start", 1, benchmarks="")
+    for processes in (1, 2):
+        values = {"model": tmp_path / "start" / "model", "recipe.lora_rank": 2, "benchmarks": ""}
+        trained(inputs, tmp_path / str(processes), processes, **values)
+    assert_same_model(tmp_path / "2", tmp_path / "1")
+    before = load_file(tmp_path / "start" / "model" / "model.safetensors")
+    after = load_file(tmp_path / "2" / "model" / "model.safetensors")
+    moved = {name for name in after if not np.array_equal(after[name], before[name])}
+    assert any("q_proj" in name for name in moved) and not any(
+        "embed" in name or "norm" in name for name in moved
+    )

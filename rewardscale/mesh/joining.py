@@ -130,7 +130,8 @@ def cluster(environment: Mapping[str, str]) -> str | None:
     if len(names.split(",")) > 1 or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
         return "GKE"
     chips = any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0"))
-    alone = names or "TPU_SKIP_MDS_QUERY" in environment  # by GKE, or a notebook service
+    # Set by GKE; by notebook services, and by jax where it finds no TPU.
+    alone = names or "TPU_SKIP_MDS_QUERY" in environment
     if chips and not alone and find_spec("libtpu"):
         return "Cloud TPU"  # how many hosts, perhaps one, jax asks the metadata server
     return None

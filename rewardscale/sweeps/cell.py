@@ -76,8 +76,11 @@ def run_cell(
     *,
     on_progress: OnProgress | None = None,
     on_metrics: OnMetrics | None = None,
+    on_compute: Callable[[], None] | None = None,
 ) -> bool:
     """Runs a cell unless it is done; True if it is done now, False if another process is at it or at its trunk.
+
+    `on_compute` is called before `compute`, which several hosts do together.
 
     Whatever it raises has been written to error.json, except a stop request.
     """
@@ -87,12 +90,12 @@ def run_cell(
             return False
         if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
             return True
-        trunk = _trunk(cell, context.workdir)
+        trunk = trunk_of(cell, context.workdir)
         with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
             if not free:
                 return False
             try:
-                _run(cell, context, directory, trunk, on_progress or (lambda share: None), on_metrics)
+                _run(cell, context, directory, trunk, on_progress, on_metrics, on_compute)
             except Exception as error:
                 record = {
                     "error": type(error).__name__,
@@ -104,36 +107,24 @@ def run_cell(
         return True
 
 
-def _trunk(cell: Cell, workdir: Path) -> Trunk | None:
-    if cell.branch is None:
-        return None
-    return Trunk(Path(workdir) / "trunks" / cell.branch.trunk, cell.branch.steps)
-
-
 def _run(
     cell: Cell,
     context: Context,
     directory: Path,
     trunk: Trunk | None,
-    on_progress: OnProgress,
+    on_progress: OnProgress | None,
     on_metrics: OnMetrics | None,
+    on_compute: Callable[[], None] | None,
 ) -> None:
     run = cell.run
     for name, record in (("config", to_mapping(run)), ("data", dict(run.data)), ("versions", versions())):
         atomic.write_json(directory / f"{name}.json", record)
-    level = context.dataset.level(run.level, run.draw)
-    chosen = subset(level, run.pairs, pool=context.dataset.pool(run.fold), seed=run.seed, draw=run.draw)
-    wanted = None if isinstance(run.model, ConvexConfig) else context.wanted
-    tables: list[pl.DataFrame] = []
-
-    def then(score: benchmarks.ScoreRows) -> None:
-        if wanted is not None and run.recipe is not None:
-            tables.append(benchmarks.score(wanted, score, run.recipe.max_length))
-
-    family = _transformer if isinstance(run.model, ModelConfig) else _convex
     started = time.perf_counter()
-    rows = evaluation_rows(context.dataset, run.fold)
-    rewards, record = family(cell, chosen, rows, context, directory, trunk, on_progress, on_metrics, then)
+    if on_compute is not None:
+        on_compute()
+    rows, rewards, record, table_of_benchmarks = compute(
+        cell, context, directory, trunk, on_progress=on_progress, on_metrics=on_metrics
+    )
     result = read_result(
         context.workdir, cell.run_id
     )  # where it was trained before and is restored for benchmarks
@@ -144,13 +135,47 @@ def _run(
         found = scores(context.dataset, run.fold, rows, rewards)
         result = {"run_id": run.run_id, "record": record, "scores": found}
         atomic.write_json(directory / "result.json", result)
-    if wanted is not None and tables:
+    if context.wanted is not None and table_of_benchmarks is not None:
         temperature = float(result["scores"][context.dataset.headline]["temperature"])
-        benchmarks.record(wanted, directory, tables[0], temperature)
+        benchmarks.record(context.wanted, directory, table_of_benchmarks, temperature)
     atomic.write_json(
         directory / "DONE", {"run_id": run.run_id, "result": atomic.sha256(directory / "result.json")}
     )
     (directory / "error.json").unlink(missing_ok=True)
+
+
+def compute(
+    cell: Cell,
+    context: Context,
+    directory: Path,
+    trunk: Trunk | None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any], pl.DataFrame | None]:
+    """Trains and scores a cell: corpus rows [n], rewards [n, 2] of them, the run's record, rewards on benchmarks."""
+    run = cell.run
+    level = context.dataset.level(run.level, run.draw)
+    chosen = subset(level, run.pairs, pool=context.dataset.pool(run.fold), seed=run.seed, draw=run.draw)
+    wanted = None if isinstance(run.model, ConvexConfig) else context.wanted
+    tables: list[pl.DataFrame] = []
+
+    def then(score: benchmarks.ScoreRows) -> None:
+        if wanted is not None and run.recipe is not None:
+            tables.append(benchmarks.score(wanted, score, run.recipe.max_length))
+
+    family = _transformer if isinstance(run.model, ModelConfig) else _convex
+    rows = evaluation_rows(context.dataset, run.fold)
+    told = on_progress or (lambda share: None)
+    rewards, record = family(cell, chosen, rows, context, directory, trunk, told, on_metrics, then)
+    return rows, rewards, record, tables[0] if tables else None
+
+
+def trunk_of(cell: Cell, workdir: Path) -> Trunk | None:
+    """The trunk that a cell is a branch of."""
+    if cell.branch is None:
+        return None
+    return Trunk(Path(workdir) / "trunks" / cell.branch.trunk, cell.branch.steps)
 
 
 def evaluation_rows(dataset: Dataset, fold: int) -> np.ndarray:

@@ -41,6 +41,11 @@ class Plan:
             if not runs.is_done(self.workdir, c.run_id) or not runs.is_scored(c, self.workdir, self.wanted)
         ]
 
+    def context(self) -> runs.Context:
+        """What its cells share within this process."""
+        view = datasets.view(self.dataset) if grid.needs_tokens(self.config) else None
+        return runs.Context(self.dataset, view, self.config.runtime, self.workdir, self.wanted)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -75,7 +80,10 @@ def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, do
 
 
 def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
-    """Runs what is not done, then writes table and report. Failed cells are reported, the others go on."""
+    """Runs what is not done, then writes table and report. Failed cells are reported, the others go on.
+
+    With several hosts host 0 calls it, while the others follow (executors/hosts.py).
+    """
     describe(sweep)
     ran = _run_cells(sweep, Trackers(wandb, sweep.config.name, sweep.workdir), of=len(sweep.cells))
     return collect(sweep, ran, wandb=wandb)
@@ -83,6 +91,8 @@ def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
 
 def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
     """Runs the plan's cells that are not done, and waits for those that another process is at."""
+    from rewardscale import mesh  # brings jax
+
     todo = sweep.todo()
     failed: dict[str, str] = {}
     interrupted = False
@@ -97,7 +107,11 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
                 tqdm.write(f"FAILED {event.cell.label} ({event.cell.run_id}): {event.value}", file=sys.stderr)
 
         try:
-            if todo:
+            if todo and mesh.hosts() > 1:
+                from rewardscale.sweeps.executors import hosts
+
+                hosts.run_cells(todo, sweep.context(), on_event, metrics=trackers.on)
+            elif todo:
                 local.run_cells(
                     todo, sweep.config, sweep.workdir, sweep.data_dir, on_event, of=of, metrics=trackers.on
                 )
