@@ -132,7 +132,7 @@ def test_hosts_that_simulated_slurm_starts_agree(tmp_path: Path) -> None:
     environment = SLURM | {"SLURM_STEP_NUM_NODES": "1", "JAX_COORDINATOR_PORT": str(free_port())}
     with started(
         [sys.executable, "-c", TALK, str(tmp_path)], 2, devices=4, logs=tmp_path / "logs", named=False,
-        each=("SLURM_PROCID", "SLURM_LOCALID"), **environment,
+        each=("SLURM_PROCID", "SLURM_LOCALID"), environment=environment,
     ) as running:  # fmt: skip
         codes = finished(running, tmp_path / "logs")
     assert codes == [0, 0], said(tmp_path / "logs")

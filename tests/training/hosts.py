@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,16 @@ def flags(process: int, processes: int, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str],
+    program: Sequence[str],
     processes: int,
     *,
     devices: int,
     logs: Path,
     named: bool = True,
     each: Sequence[str] = (),
-    **environment: str,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`command` on `processes` hosts of `devices` / `processes` devices each; none outlives the block.
+    """`program` on `processes` hosts of `devices` / `processes` devices each; none outlives the block.
 
     They are told of one another by flags if `named`; the variables of `each` say which a process is.
     """
@@ -50,10 +50,10 @@ def started(
             with (logs / f"{process}.txt").open("wb") as log:
                 running.append(
                     subprocess.Popen(
-                        [*command, *(flags(process, processes, port) if named and processes > 1 else [])],
+                        [*program, *(flags(process, processes, port) if named and processes > 1 else [])],
                         cwd=REPO,
                         env={**os.environ, "XLA_FLAGS": " ".join([count, *others])}
-                        | environment
+                        | dict(environment or {})
                         | dict.fromkeys(each, str(process)),
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -78,13 +78,19 @@ def said(logs: Path) -> str:
     return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(logs.glob("*.txt")))
 
 
-def train_on(processes: int, view: Path, directory: Path, *, devices: int = 4, **spec: Any) -> list[int]:
-    """The ten steps of running.case on several hosts (main, below); their exit codes."""
-    (directory / "logs").mkdir(parents=True, exist_ok=True)
+def command(view: Path, directory: Path, **spec: Any) -> list[str]:
+    """One host's of a run of the ten steps of running.case (main, below)."""
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / "spec.json"
     path.write_text(json.dumps({"view": str(view), "directory": str(directory), **spec}))
-    command = [sys.executable, "-m", "tests.training.hosts", str(path)]
-    with started(command, processes, devices=devices, logs=directory / "logs") as running:
+    return [sys.executable, "-m", "tests.training.hosts", str(path)]
+
+
+def train_on(processes: int, view: Path, directory: Path, *, devices: int = 4, **spec: Any) -> list[int]:
+    """Runs `command` on several hosts; their exit codes."""
+    with started(
+        command(view, directory, **spec), processes, devices=devices, logs=directory / "logs"
+    ) as running:
         return finished(running, directory / "logs")
 
 

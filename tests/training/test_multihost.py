@@ -1,6 +1,7 @@
 """One run on one, two and four hosts: the same numbers, whoever dies and however many go on."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from rewardscale.data.tokenised import TokenisedView
 from rewardscale.models import reward
 from rewardscale.training.checkpoint import Checkpoints
 from rewardscale.training.step import make_step
-from tests import small
+from tests import slurm_cluster, small
 from tests.training import running
-from tests.training.hosts import said, train_on
+from tests.training.hosts import REPO, command, finished, said, started, train_on
 from tests.training.running import STEPS, assert_close, assert_same, case, metrics, train
 
 SHAPE = (2, 2, 1)
@@ -144,3 +145,32 @@ def test_another_number_of_hosts_goes_on(
     assert json.loads((tmp_path / "record.json").read_text())["resumed_at"] == stopped
     assert_agrees(tmp_path, alone)
     assert record(tmp_path) == record(alone)
+
+
+@pytest.mark.slow
+def test_tasks_of_a_real_slurm_step_train_it(alone: Path, pairs_view: TokenisedView, tmp_path: Path) -> None:
+    """A cluster of one node, two tasks of a step on it, and no flags; a batch script is no step, whatever its tasks."""
+    if reason := slurm_cluster.why_not():
+        pytest.skip(reason)
+    place, logs = tmp_path / "cluster", tmp_path / "logs"
+    place.mkdir()
+    step = ["srun", "--ntasks=2", "--cpus-per-task=1", *command(pairs_view.directory, tmp_path, mesh=SHAPE)]
+    found = "import os; from rewardscale import mesh; print('found', mesh.cluster(os.environ))"
+    script = f'{sys.executable} -c "{found}"'
+    batch = [
+        "sbatch",
+        "--wait",
+        "--ntasks=2",
+        f"--output={tmp_path}/batch.txt",
+        f"--chdir={REPO}",
+        f"--wrap={script}",
+    ]
+    with slurm_cluster.cluster(place) as environment:
+        for program in (step, batch):
+            with started(program, 1, devices=2, logs=logs, environment=environment) as running:
+                codes = finished(running, logs)
+            assert codes == [0], said(logs)
+    assert "found None" in (tmp_path / "batch.txt").read_text()
+    assert_agrees(tmp_path, alone)
+    assert record(tmp_path) == record(alone)
+    assert (tmp_path / "model-info.txt").read_text() == (alone / "model-info.txt").read_text()
