@@ -1,7 +1,9 @@
 """A sweep on two hosts: one cell after another on the devices of both, the same table as one process's."""
 
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from rewardscale.sweeps.results import WALL_CLOCK
 from tests.sweeps.launching import TINY
-from tests.training.hosts import finished, said, started
+from tests.training.hosts import PATIENCE, finished, said, started
 
 TRUNKS = (
     "--config.sweep.trunks=True",
@@ -25,10 +27,13 @@ def table(workdir: Path) -> pl.DataFrame:
     return pl.read_parquet(workdir / "results.parquet").drop(WALL_CLOCK).sort("run_id", "eval_set")
 
 
+def command(workdir: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rewardscale.launch", f"--workdir={workdir}", *TINY, *arguments]
+
+
 def launch(workdir: Path, processes: int, *arguments: str) -> list[int]:
     logs = workdir.parent / f"{workdir.name}-logs"
-    command = [sys.executable, "-m", "rewardscale.launch", f"--workdir={workdir}", *TINY, *arguments]
-    with started(command, processes, devices=2, logs=logs) as running:
+    with started(command(workdir, *arguments), processes, devices=2, logs=logs) as running:
         codes = finished(running, logs)
     print(said(logs))
     return codes
@@ -68,3 +73,26 @@ def test_a_cell_that_fails_fails_alone(tmp_path: Path) -> None:
     missing = json.loads((tmp_path / "run" / "missing.json").read_text())
     assert missing and all("NonFiniteLoss" in one["reason"] for one in missing)
     assert len(table(tmp_path / "run")) > 0
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_reaches_all_hosts(tmp_path: Path) -> None:
+    """SIGTERM to the host that is not host 0, in the middle of a cell: all save, and go on later."""
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    long = (
+        "--config.recipe.epochs=10",
+        "--config.recipe.pairs_per_step=8",
+        "--config.runtime.steps_per_dispatch=2",
+    )
+    long = (*long, "--config.sweep.levels=raw", "--config.runtime.checkpoint_seconds=1e9")
+    with started(command(workdir, *long), 2, devices=2, logs=logs) as running:
+        until = time.monotonic() + PATIENCE
+        while not any(path.stat().st_size for path in workdir.glob("runs/*/metrics.jsonl")):
+            assert time.monotonic() < until and running[1].poll() is None, said(logs)
+            time.sleep(0.05)
+        running[1].send_signal(signal.SIGTERM)
+        assert finished(running, logs) == [130, 130], said(logs)
+    assert len(list(workdir.glob("runs/*/DONE"))) < 2
+    assert launch(workdir, 2, *long) == [0, 0]
+    records = [json.loads(path.read_text())["record"] for path in workdir.glob("runs/*/result.json")]
+    assert len(records) == 2 and max(record["resumed_at"] for record in records) > 0
