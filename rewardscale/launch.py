@@ -16,6 +16,7 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
     --executor=wandb              makes a wandb sweep of the cells not done, and says how to start its agents
     --executor=slurm              submits an array job whose tasks run the cells not done, nor in a job already
     --executor=kubernetes         the same as JobSets, on CPUs, GPUs or TPU slices (launch/kubernetes/README.md)
+    --executor=tpu_vm             the same as queued resources of Google's TPU VMs (launch/tpu_vm/README.md)
     --executor=... --dry_run      prints exactly what would be submitted
     --executor=... --cancel       ends its jobs; what is done stays, and what runs has saved its state
     --status                      how many cells are done, running, failed and queued
@@ -181,9 +182,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         "--executor",
         choices=("local", *clusters.CLUSTERS, "wandb"),
         default="local",
-        help="what runs the cells: processes here, tasks of a Slurm array job, JobSets of a Kubernetes cluster, or "
-        "agents of a wandb sweep made of those that are not done (with --wandb=offline its file is written and no "
-        "sweep is made)",
+        help="what runs the cells: processes here, tasks of a Slurm array job, JobSets of a Kubernetes cluster, TPU "
+        "VMs, or agents of a wandb sweep made of those that are not done (with --wandb=offline its file is written and "
+        "no sweep is made)",
     )
     parser.add_argument(
         "--cells_per_task", type=int, default=1, help="of clusters: small cells share a task's start"

@@ -74,7 +74,8 @@ def test_a_data_folder_that_is_not_there_is_named(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["launch/README.md", "launch/wandb/README.md", "launch/kubernetes/README.md"]
+    "page",
+    ["launch/README.md", "launch/wandb/README.md", "launch/kubernetes/README.md", "launch/tpu_vm/README.md"],
 )
 def test_the_commands_of_a_page_are_understood(page):
     text = (Path(__file__).parents[1] / page).read_text().replace("\\\n", " ")

@@ -10,7 +10,7 @@ import yaml
 
 from rewardscale import launch
 from rewardscale.config import ConfigError
-from rewardscale.sweeps.executors import jobset
+from rewardscale.sweeps.executors import jobset, names
 from tests.sweeps import jobset_rules
 from tests.sweeps.kubernetes_stub import StubCluster, stub_cluster, write_kubeconfig
 from tests.sweeps.launching import ROOT, TINY, environment
@@ -182,7 +182,7 @@ def test_what_failed_or_vanished_is_submitted_again_and_what_is_done_is_not(
     assert code == 0 and "1 running, 1 queued, 2 not started" in out
     code, out, _ = run(capsys, *sweep)
     assert code == 0 and "2 cells are in a job already: 1 queued, 1 running" in out and "2 JobSets" in out
-    task, _ = jobset.task_of(failed)
+    task, _ = names.task_of(failed)
     assert cluster.names()[-2:] == [f"{task}-1", gone]
 
     workdir = Path(next(a for a in sweep if a.startswith("--workdir=")).partition("=")[2])
@@ -239,7 +239,7 @@ def test_cancel_ends_this_folders_and_no_others(capsys, sweep, cluster: StubClus
     [
         ("--image=", "needs --image"),
         ("--volume=shared", "needs --volume=CLAIM:/PATH"),
-        ("--volume=shared:/elsewhere", "is not in /elsewhere, which is all that pods see"),
+        ("--volume=shared:/elsewhere", "is not in /elsewhere, which is all that containers see"),
         ("--tpu=v5e:5x5", "v5e slices are 1x1"),
         ("--gpus=many", "--gpus=many must be a number"),
         ("--resources=cpu", "must be NAME=QUANTITY"),

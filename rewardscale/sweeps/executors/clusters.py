@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Mapping
 
-from rewardscale.sweeps.executors import kubernetes, slurm
+from rewardscale.sweeps.executors import kubernetes, slurm, tpu_vm
 from rewardscale.sweeps.executors.submission import Cluster
 
-CLUSTERS: Mapping[str, Cluster] = {"slurm": slurm, "kubernetes": kubernetes}
+CLUSTERS: Mapping[str, Cluster] = {"slurm": slurm, "kubernetes": kubernetes, "tpu_vm": tpu_vm}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> dict[str, list[str]]:

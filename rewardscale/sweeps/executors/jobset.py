@@ -9,13 +9,13 @@ and their hosts: https://cloud.google.com/kubernetes-engine/docs/concepts/plan-t
 """
 
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewardscale.config import ConfigError
+from rewardscale.sweeps.executors import names
 
 GROUP, VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 SWEEP, WORKDIR, RUN_ID, CELLS = (f"rewardscale/{key}" for key in ("sweep", "workdir", "run-id", "cells"))
@@ -146,11 +146,8 @@ class Pod:
 def manifest(
     sweep: str, workdir: str, cells: Sequence[str], command: Sequence[str], pod: Pod, queue: str = ""
 ) -> dict[str, Any]:
-    """The JobSet of a task: `command` with --cell=... for the run ids `cells`; its first attempt (`attempt`)."""
+    """The JobSet of a task: `command` with --cell=... for the run ids `cells`; its first attempt."""
     labels = labels_of(sweep, workdir, cells)
-    task = cells[0] if len(cells) == 1 else _digest(",".join(cells))
-    # A pod's name adds up to 18 characters, and has room for 63.
-    name = f"rs-{labels[SWEEP][:12].strip('-_.')}-{labels[WORKDIR][:6]}-{task[:12]}".lower()
     spec: dict[str, Any] = {
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "replicatedJobs": [
@@ -183,7 +180,7 @@ def manifest(
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "JobSet",
         "metadata": {
-            "name": attempt(name, 0),
+            "name": names.attempt(names.task_name(sweep, workdir, cells), 0),
             "labels": {**labels, **({QUEUE: queue} if queue else {})},
             "annotations": annotations,
         },
@@ -214,21 +211,5 @@ def _job(hosts: int) -> dict[str, Any]:
 
 def labels_of(sweep: str, workdir: str, cells: Sequence[str] = ()) -> dict[str, str]:
     """Labels of a sweep's objects; of one cell's too."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", sweep)[:63].strip("-_.") or "sweep"
-    out = {SWEEP: name.replace("_", "-").replace(".", "-"), WORKDIR: _digest(workdir)}
+    out = {SWEEP: names.sweep_label(sweep), WORKDIR: names.folder_label(workdir)}
     return out | ({RUN_ID: cells[0]} if len(cells) == 1 else {})
-
-
-def attempt(name: str, number: int) -> str:
-    """The name of a task's JobSet: a finished one keeps its own, and two launchers that try the same collide."""
-    return f"{name}-{number}"
-
-
-def task_of(name: str) -> tuple[str, int]:
-    """What `attempt` was made of; any other name is a task of its own."""
-    task, _, number = name.rpartition("-")
-    return (task, int(number)) if number.isdecimal() else (name, 0)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -12,14 +12,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rewardscale.config import ConfigError
-from rewardscale.sweeps.executors import jobset
-from rewardscale.sweeps.executors.submission import Submission
+from rewardscale.sweeps.executors import jobset, names
+from rewardscale.sweeps.executors.submission import Submission, in_image
 
 _SLOW = (10.0, 60.0)  # seconds to connect and to answer
 _PAGE = 500
@@ -71,8 +71,7 @@ def submission(
 ) -> Submission:
     """See submission.Cluster. A pod that is stopped is started again whatever its exit code."""
     made = pod(options)
-    _check_paths(command, made.mount)
-    line = ["python", *command[1:]]  # the image's, not this environment's
+    line = in_image(command, made.mount)
     tasks = tuple(itertools.batched(run_ids, max(1, options.cells_per_task)))
     folder = str(Path(workdir).resolve())
     manifests = [jobset.manifest(name, folder, cells, line, made, options.queue) for cells in tasks]
@@ -96,34 +95,22 @@ _Dumper.add_representer(
 _Dumper.ignore_aliases = lambda self, data: True  # labels stand twice, written out
 
 
-def _check_paths(command: Sequence[str], mount: str) -> None:
-    for argument in command:
-        flag, _, value = argument.partition("=")
-        if flag not in ("--config", "--workdir", "--data_dir") or not value.startswith("/"):
-            continue
-        if not PurePosixPath(value.partition(":")[0]).is_relative_to(mount):
-            raise ConfigError(
-                f"{argument} is not in {mount}, which is all that pods see: put it on the volume, mounted here "
-                "under the same path"
-            )
-
-
 def submit(manifests: Sequence[dict[str, Any]], workdir: Path, namespace: str = "") -> str:
     """Creates the JobSets, but for tasks that are in the cluster already; says how many. Raises ConfigError."""
     api, namespace = _api(namespace)
     attempts: dict[str, int] = {}
     live = set()
     for found in _list(api, namespace, workdir):
-        task, number = jobset.task_of(found["metadata"]["name"])
+        task, number = names.task_of(found["metadata"]["name"])
         attempts[task] = max(number, attempts.get(task, -1))
         if _state(found):
             live.add(task)
     created = 0
     for made in manifests:
-        task, _ = jobset.task_of(made["metadata"]["name"])
+        task, _ = names.task_of(made["metadata"]["name"])
         if task in live:
             continue
-        name = jobset.attempt(task, attempts.get(task, -1) + 1)
+        name = names.attempt(task, attempts.get(task, -1) + 1)
         body = {**made, "metadata": {**made["metadata"], "name": name}}
         created += _create(api, namespace, body)
     return f"{created} JobSets in namespace {namespace}; `kubectl get jobsets -n {namespace}` lists them"
@@ -199,8 +186,7 @@ def _state(found: dict[str, Any]) -> str | None:
 
 def _list(api: Any, namespace: str, workdir: Path) -> Iterator[dict[str, Any]]:
     """The JobSets of a working folder, finished ones too."""
-    folder = str(Path(workdir).resolve())
-    selector = f"{jobset.WORKDIR}={jobset.labels_of('', folder)[jobset.WORKDIR]}"
+    selector = f"{jobset.WORKDIR}={names.folder_label(workdir)}"
     token = ""
     while True:
         with _answers():

@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
+
+from rewardscale.config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,23 @@ class Cluster(Protocol):
     def cancel(self, workdir: Path, options: argparse.Namespace) -> int:
         """Ends what `queued` names; how many cells."""
         ...
+
+
+def in_image(command: Sequence[str], mount: str) -> list[str]:
+    """`command` for a container that has the package, and sees of this machine's files those in `mount` alone.
+
+    Raises ConfigError for a path elsewhere.
+    """
+    for argument in command:
+        flag, _, value = argument.partition("=")
+        if flag not in ("--config", "--workdir", "--data_dir") or not value.startswith("/"):
+            continue
+        if not PurePosixPath(value.partition(":")[0]).is_relative_to(mount):
+            raise ConfigError(
+                f"{argument} is not in {mount}, which is all that containers see: put it on the volume, mounted here "
+                "under the same path"
+            )
+    return ["python", *command[1:]]
 
 
 def said(states: Mapping[str, str]) -> str:
