@@ -15,8 +15,10 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
 
     --executor=wandb              makes a wandb sweep of the cells not done, and says how to start its agents
     --executor=slurm              submits an array job whose tasks run the cells not done, nor in a job already
+    --executor=kubernetes         the same as JobSets, on CPUs, GPUs or TPU slices (launch/kubernetes/README.md)
+    --executor=tpu_vm             the same as queued resources of Google's TPU VMs (launch/tpu_vm/README.md)
     --executor=... --dry_run      prints exactly what would be submitted
-    --executor=slurm --cancel     ends its jobs; what is done stays, and what runs has saved its state
+    --executor=... --cancel       ends its jobs; what is done stays, and what runs has saved its state
     --status                      how many cells are done, running, failed and queued
     --cell=RUN_ID                 runs one cell, which is what agents and other clusters' jobs call
     --collect                     runs nothing: table and report of what is done
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING
 
 from rewardscale.cli import INTERRUPTED, add_host_flags, on_hosts
 from rewardscale.sweeps import configfile
+from rewardscale.sweeps.executors import clusters
 from rewardscale.training.tracker import PROJECT, create_sweep
 
 if TYPE_CHECKING:
@@ -73,8 +76,8 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         return _look(plan, options)
     if options.executor == "wandb" and not options.collect and plan.todo():
         return _wandb_sweep(plan, options, overrides)
-    if options.executor == "slurm" and not options.collect and plan.todo():
-        return _slurm_job(plan, options, overrides)
+    if options.executor in clusters.CLUSTERS and not options.collect and plan.todo():
+        return _submit(plan, options, overrides)
     if options.dry_run:
         chosen = sweep.choose(plan, options.cell) if options.cell else plan.cells
         print(summary.dry_run(dataclasses.replace(plan, cells=chosen)))
@@ -115,39 +118,34 @@ def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dic
     return 0
 
 
-def _slurm_job(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Submits the cells that are neither done nor in a job of this folder already, or prints what would be."""
+def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Hands the cells that are neither done nor in the cluster's queue to it, or prints what would be handed over."""
     from rewardscale.sweeps import summary, sweep
-    from rewardscale.sweeps.executors import command, slurm
+    from rewardscale.sweeps.executors import command
+    from rewardscale.sweeps.executors.local import in_order
+    from rewardscale.sweeps.executors.submission import said
 
-    there = {} if options.dry_run else slurm.queued(plan.workdir)
-    cells = [c for c in plan.todo() if c.run_id not in there]
+    cluster = clusters.CLUSTERS[options.executor]
+    there = {} if options.dry_run else cluster.queued(plan.workdir, options)
+    cells = in_order([c for c in plan.todo() if c.run_id not in there])
     line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
-    made = slurm.job(
+    made = cluster.submission(
         plan.config.name,
-        cells,
+        [c.run_id for c in cells],
         [*line, f"--wandb={options.wandb}"],
         plan.workdir,
+        options,
         stopped=INTERRUPTED,
-        options=options.sbatch,
-        cells_per_task=options.cells_per_task,
-        at_once=options.at_once,
     )
+    counted = f"{len(cells)} cells in {len(made.tasks)} tasks"
     if options.dry_run:
-        print(summary.dry_run(plan))
-        print(
-            f"{len(cells)} cells in {len(made.tasks)} tasks would be submitted as {made.folder / 'job.sh'}:"
-        )
-        print(made.script)
+        print(f"{summary.dry_run(plan)}\n{counted} would be submitted {made.shown}")
         return 0
     if there:
-        print(f"{len(there)} cells are in a job already: {slurm.said(there)}")
+        print(f"{len(there)} cells are in a job already: {said(there)}")
     if cells:
         sweep.describe(plan)
-        number = slurm.submit(made)
-        print(
-            f"job {number}: {len(cells)} cells in {len(made.tasks)} tasks; they print into {made.folder / 'log'}"
-        )
+        print(f"{counted}: {made.submit()}")
     print(
         "--status says how far they are; afterwards: this command again, with --collect, writes table and report"
     )
@@ -157,12 +155,14 @@ def _slurm_job(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[
 def _look(plan: "sweep.Plan", options: argparse.Namespace) -> int:
     """--status and --cancel."""
     from rewardscale.sweeps import status
-    from rewardscale.sweeps.executors import slurm
 
-    if options.cancel:
-        print(f"{slurm.cancel(plan.workdir)} cells were in jobs of this folder, which are cancelled")
+    cluster = clusters.CLUSTERS.get(options.executor)
+    if options.cancel and cluster:
+        print(
+            f"{cluster.cancel(plan.workdir, options)} cells were in jobs of this folder, which are cancelled"
+        )
         return 0
-    queued = slurm.queued(plan.workdir) if options.executor == "slurm" else None
+    queued = cluster.queued(plan.workdir, options) if cluster else None
     print(status.text(plan, status.status(plan, queued)))
     return 0
 
@@ -197,25 +197,18 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     parser.add_argument(
         "--executor",
-        choices=("local", "slurm", "wandb"),
+        choices=("local", *clusters.CLUSTERS, "wandb"),
         default="local",
-        help="what runs the cells: processes here, tasks of a Slurm array job, or agents of a wandb sweep made of "
-        "those that are not done (with --wandb=offline its file is written and no sweep is made)",
+        help="what runs the cells: processes here, tasks of a Slurm array job, JobSets of a Kubernetes cluster, TPU "
+        "VMs, or agents of a wandb sweep made of those that are not done (with --wandb=offline its file is written and "
+        "no sweep is made)",
     )
     parser.add_argument(
-        "--sbatch",
-        default="",
-        metavar="OPTIONS",
-        help="of Slurm, for each task: --sbatch='--partition=gpu --gres=gpu:1 --cpus-per-task=8 --time=8:00:00'",
-    )
-    parser.add_argument(
-        "--cells_per_task", type=int, default=1, help="of Slurm: small cells share a task's start"
-    )
-    parser.add_argument(
-        "--at_once", type=int, default=0, help="of Slurm: tasks that may run at the same time (0: no limit)"
+        "--cells_per_task", type=int, default=1, help="of clusters: small cells share a task's start"
     )
     parser.add_argument("--status", action="store_true", help="run nothing: print how far the sweep is")
-    parser.add_argument("--cancel", action="store_true", help="of Slurm: end the jobs of this --workdir")
+    parser.add_argument("--cancel", action="store_true", help="of clusters: end the jobs of this --workdir")
+    own_flags = clusters.add_flags(parser)
     parser.add_argument(
         "--cell",
         action="append",
@@ -233,10 +226,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
     if options.cell and (options.collect or options.status or options.executor != "local"):
         parser.error("--cell runs cells here, and neither collects nor hands them to another executor")
-    if options.executor != "slurm" and (options.cancel or options.sbatch):
-        parser.error("--cancel and --sbatch are of --executor=slurm")
-    if options.cells_per_task < 1 or options.at_once < 0:
-        parser.error("--cells_per_task must be at least 1 and --at_once not negative")
+    clusters.check(parser, options, own_flags)
     return options, overrides
 
 

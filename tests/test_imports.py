@@ -39,6 +39,7 @@ NEVER = {"models": {"data"}}
 OWNERS = {
     "orbax": f"{PACKAGE}.training.checkpoint",
     "wandb": f"{PACKAGE}.training.tracker",
+    "kubernetes": f"{PACKAGE}.sweeps.executors.kubernetes",
     "httpx": f"{PACKAGE}.curation.annotators.label_studio",
     "huggingface_hub": f"{PACKAGE}.hub",
     "jinja2": f"{PACKAGE}.data.chat_template",

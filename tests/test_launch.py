@@ -73,9 +73,12 @@ def test_a_data_folder_that_is_not_there_is_named(capsys, tmp_path):
     assert code == 2 and "nowhere" in one_error(error)
 
 
-@pytest.mark.parametrize("page", ["launch/README.md", "launch/wandb/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["launch/README.md", "launch/wandb/README.md", "launch/kubernetes/README.md", "launch/tpu_vm/README.md"],
+)
 def test_the_commands_of_a_page_are_understood(page):
-    text = (Path(__file__).parents[1] / page).read_text()
+    text = (Path(__file__).parents[1] / page).read_text().replace("\\\n", " ")
     commands = [
         shlex.split(line, comments=True)[3:]
         for line in text.splitlines()

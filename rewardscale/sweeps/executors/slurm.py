@@ -10,22 +10,65 @@ nodes see under one path. Before its time is up (USR1) a task saves, and asks fo
 is preempted (TERM), or its node fails, Slurm does.
 """
 
+import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import shlex
 import subprocess
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rewardscale import atomic
 from rewardscale.config import ConfigError
-from rewardscale.sweeps.executors.local import in_order
-from rewardscale.sweeps.grid import Cell
+from rewardscale.sweeps.executors.submission import Submission
 
 SAVE_SECONDS = 120  # before a task's time limit, for its checkpoint
 _SLOW = 60.0  # seconds for Slurm's own commands
+
+
+def add_flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Adds --sbatch and --at_once."""
+    parser.add_argument(
+        "--sbatch",
+        default="",
+        metavar="OPTIONS",
+        help="of Slurm, for each task: --sbatch='--partition=gpu --gres=gpu:1 --cpus-per-task=8 --time=8:00:00'",
+    )
+    parser.add_argument(
+        "--at_once", type=int, default=0, help="of Slurm: tasks that may run at the same time (0: no limit)"
+    )
+    return ["sbatch", "at_once"]
+
+
+def submission(
+    name: str,
+    run_ids: Sequence[str],
+    command: Sequence[str],
+    workdir: Path,
+    options: argparse.Namespace,
+    *,
+    stopped: int,
+) -> Submission:
+    """See submission.Cluster."""
+    made = job(
+        name,
+        run_ids,
+        command,
+        workdir,
+        stopped=stopped,
+        options=options.sbatch,
+        cells_per_task=options.cells_per_task,
+        at_once=options.at_once,
+    )
+    return Submission(
+        made.tasks, f"as {made.folder / 'job.sh'}:\n{made.script}", functools.partial(_submit, made)
+    )
+
+
+def _submit(made: "Job") -> str:
+    return f"job {submit(made)}; its tasks print into {made.folder / 'log'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +86,7 @@ class Job:
 
 def job(
     name: str,
-    cells: Sequence[Cell],
+    run_ids: Sequence[str],
     command: Sequence[str],
     workdir: Path,
     *,
@@ -52,7 +95,7 @@ def job(
     cells_per_task: int = 1,
     at_once: int = 0,
 ) -> Job:
-    """The array job of `cells`, in the order in which they should start.
+    """The array job of the cells `run_ids`, in the order in which they should start.
 
     Args:
       command: `command.cells`. stopped: its exit code when a signal has stopped it and its state is saved.
@@ -61,8 +104,9 @@ def job(
 
     Raises ConfigError for options that cannot be read.
     """
-    ids = [c.run_id for c in in_order(list(cells))]
-    tasks = tuple(itertools.batched(ids, max(1, cells_per_task)))
+    if at_once < 0:
+        raise ConfigError(f"--at_once={at_once} must not be negative")
+    tasks = tuple(itertools.batched(run_ids, max(1, cells_per_task)))
     folder = Path(workdir).resolve() / "slurm" / f"{len(_jobs(workdir)):04d}"
     try:
         given = shlex.split(options)
@@ -118,7 +162,7 @@ def submit(made: Job) -> str:
     return number
 
 
-def queued(workdir: Path) -> dict[str, str]:
+def queued(workdir: Path, options: argparse.Namespace | None = None) -> dict[str, str]:
     """Run id -> state ("PENDING", "RUNNING", ...) of the cells in jobs that Slurm still has."""
     jobs = {json.loads((path / "job.json").read_text())["job"]: path for path in _jobs(workdir)}
     if not jobs:
@@ -133,17 +177,12 @@ def queued(workdir: Path) -> dict[str, str]:
     return out
 
 
-def cancel(workdir: Path) -> int:
+def cancel(workdir: Path, options: argparse.Namespace | None = None) -> int:
     """Ends the jobs of this working folder; how many of its cells were in the queue."""
     there = queued(workdir)
     if there:
         _slurm("scancel", *(json.loads((path / "job.json").read_text())["job"] for path in _jobs(workdir)))
     return len(there)
-
-
-def said(states: dict[str, str]) -> str:
-    """ "3 pending, 1 running"."""
-    return ", ".join(f"{count} {state.lower()}" for state, count in sorted(Counter(states.values()).items()))
 
 
 def _jobs(workdir: Path) -> list[Path]:
