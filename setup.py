@@ -108,6 +108,9 @@ BROWSER = ["playwright>=1.60"]
 # Stages of a corpus build on a cluster: tasks alone, no durable state in it [Apache-2.0]
 RAY = ["ray>=2.50"]
 
+# JobSets of a sweep's cells, by the official client [Apache-2.0]
+KUBERNETES = ["kubernetes>=37"]
+
 # Preference sets in TFDS format, read and written, as ArrayRecord and without TensorFlow [Apache-2.0]
 TFDS = ["tensorflow-datasets>=4.9.10"]
 
@@ -121,6 +124,7 @@ EXTRAS = {
     "aot": AOT,
     "notebook": NOTEBOOK,
     "ray": RAY,
+    "kubernetes": KUBERNETES,
     "browser": BROWSER,
     # What benchmarks/dedup.py is measured against [MIT; BSD-2-Clause]
     "peers": ["rensa>=0.5", "xxhash>=3.5"],
@@ -130,7 +134,10 @@ EXTRAS = {
         *BROWSER,
         *NOTEBOOK,
         *RAY,
+        *KUBERNETES,
         *TFDS,
+        # The JobSet API's published models, to check manifests by [Apache-2.0]
+        "kubeflow_trainer_api>=2.3",
         "pytest>=8.4",  # [MIT]
         "pytest-xdist>=3.6",  # one test process a core: make test PYTEST_ARGS="-n 2" [MIT]
         "faiss-cpu>=1.12",  # exact nearest neighbours by someone else, what ours must equal [MIT]
