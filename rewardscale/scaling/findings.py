@@ -147,7 +147,8 @@ def predicted_ratios(sweep: Sweep, found: list[Findings]) -> dict[str, float]:
     for f in found:
         rates = {level: _known_rate(sweep, level) for level in f.levels}
         stems = {level.partition("+flip")[0] for level in f.levels}
-        if f.base is None or None in rates.values() or (len(stems) > 1 and not _planted_flips(sweep)):
+        # A base that has learned nothing yet is not among the levels with points.
+        if f.base not in rates or None in rates.values() or (len(stems) > 1 and not _planted_flips(sweep)):
             continue
         signal = {level: (1 - 2 * rate) ** 2 for level, rate in rates.items() if rate is not None}
         out |= {level: signal[level] / signal[f.base] for level in signal if level != f.base}

@@ -1,5 +1,6 @@
 """The page: complete, escaped, self-contained, the same bytes twice, there even when nothing has finished."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from rewardscale.scaling.collect import ScalingError, Sweep
 from rewardscale.scaling.figures import FIGURES
+from rewardscale.scaling.findings import findings, predicted_ratios
 from rewardscale.scaling.report import headline, write_report
 from tests.scaling import synthetic
 
@@ -175,6 +177,18 @@ def test_headline_numbers_are_those_of_the_table(planted: Sweep) -> None:
     assert "gold minus raw" in gap and "The signs agree." in gap
     assert "one gold pair is worth" in worth and "no interval" in worth and "[" not in worth
     assert "not tested" in kind
+
+
+def test_a_base_that_has_learned_nothing_predicts_no_ratio(planted: Sweep) -> None:
+    flips = {"corruption": "flips", "rate": 0.3, "curator_accuracy": 0.9}
+    known = dataclasses.replace(
+        planted, meta={**planted.meta, "config": {"data": {"source": "planted", "planted": flips}}}
+    )
+    (found,) = findings(known.filter(pl.col("family") == "transformer"))[:1]
+    assert found.base == "raw" and predicted_ratios(known, [found])["gold"] == pytest.approx(1 / 0.4**2)
+    learned = found.points.table["level"] != found.base
+    without = dataclasses.replace(found, points=found.points.select(learned.to_numpy()))
+    assert predicted_ratios(known, [without]) == {}
 
 
 def test_votes_speak_of_votes(votes: Sweep) -> None:
