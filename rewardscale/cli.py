@@ -51,12 +51,17 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
 def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: str = "") -> int:
     """`exit_code(command)` once the hosts that the flags or the cluster name have come together.
 
-    One host that fails ends at once, so that the others do not wait for it.
+    One host that fails ends at once, so that the others do not wait for it. Hosts that do not come together in time end
+    with mesh.APART: not bad input, so that whoever started them starts them again.
     """
     from rewardscale import mesh  # brings jax
 
     def joined() -> int:
-        mesh.initialize(options.coordinator, options.num_processes, options.process_id)
+        try:
+            mesh.initialize(options.coordinator, options.num_processes, options.process_id)
+        except mesh.HostsApart as error:
+            print(f"error: {error}", file=sys.stderr)
+            return mesh.APART
         return command()
 
     try:

@@ -11,13 +11,12 @@ from tests.training.hosts import finished, free_port, said, started
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
 JOIN = """
-import sys
+import argparse, functools, sys
 from rewardscale import cli, mesh
 coordinator, processes, process, seconds = sys.argv[1:]
-def join():
-    mesh.initialize(coordinator, int(processes), int(process), seconds=float(seconds))
-    return 0
-sys.exit(cli.exit_code(join))
+mesh.initialize = functools.partial(mesh.initialize, seconds=float(seconds))
+options = argparse.Namespace(coordinator=coordinator, num_processes=int(processes), process_id=int(process))
+sys.exit(cli.on_hosts(options, lambda: 0))
 """
 
 
@@ -79,7 +78,7 @@ def test_a_host_does_not_wait_for_ever(process: int, message: str) -> None:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 2 and message in done.stderr and "within 2 s" in done.stderr
+    assert done.returncode == mesh.APART and message in done.stderr and "within 2 s" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -34,12 +34,14 @@ from rewardscale.mesh.hosts import (
     together,
     vote,
 )
-from rewardscale.mesh.joining import cluster, initialize, joined, leave
+from rewardscale.mesh.joining import APART, HostsApart, cluster, initialize, joined, leave
 
 __all__ = [
+    "APART",
     "AXES",
     "BATCH_AXES",
     "Ballot",
+    "HostsApart",
     "agreed",
     "bf16_peak",
     "check_rows",

@@ -21,6 +21,14 @@ _FAREWELL_SECONDS = 3.0
 FLAGS = ("coordinator", "num_processes", "process_id")
 
 
+# EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and a later start may find all hosts.
+APART = 75
+
+
+class HostsApart(RuntimeError):
+    """The hosts of a run did not come together in time."""
+
+
 def initialize(
     coordinator: str | None = None,
     processes: int | None = None,
@@ -34,8 +42,8 @@ def initialize(
     With none by the cluster that the environment names (`cluster`); without one the process is alone. `processes=1`
     makes it alone whatever the environment says.
 
-    Raises ConfigError for arguments that cannot be, or if process 0 does not answer within `seconds`; if one of the
-    others does not come within them, the process ends with exit code 2.
+    Raises ConfigError for arguments that cannot be, HostsApart if process 0 does not answer within `seconds`; if one of
+    the others does not come within them, the process ends with exit code APART.
     """
     given = dict(zip(FLAGS, (coordinator, processes, process), strict=True))
     if processes == 1 and process in (None, 0):
@@ -68,7 +76,7 @@ def initialize(
         except (RuntimeError, ValueError, OSError) as error:
             if found == "Cloud TPU" and isinstance(error, ValueError):
                 return  # chips without the metadata of a pod: this host's alone
-            raise ConfigError(f"{late} ({_first_line(error)})") from error
+            raise HostsApart(f"{late} ({_first_line(error)})") from error
 
 
 @contextlib.contextmanager
@@ -77,7 +85,7 @@ def _patience(seconds: float, message: str) -> Iterator[None]:
 
     def give_up() -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(2)
+        os._exit(APART)
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
@@ -113,7 +121,7 @@ def _await(coordinator: str, seconds: float) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ConfigError(
+                raise HostsApart(
                     f"no answer from --coordinator={coordinator} within {seconds:.0f} s ({error}): is process 0 "
                     "started, and is its port open to this host?"
                 ) from error
