@@ -167,6 +167,8 @@ class Runtime:
       attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
         none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
+        Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
+        checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
 
@@ -179,7 +181,7 @@ class Runtime:
     remat: str = "none"
     attention: str = "auto"
     checkpoint_seconds: float = 30.0
-    checkpoints_kept: int = 1
+    checkpoints_kept: int = 2
     workers: int = 0
 
     def __post_init__(self) -> None:

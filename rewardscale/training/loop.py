@@ -2,6 +2,7 @@
 
 Resume rules, in order:
   1. A newest whole checkpoint in the run's folder: its parameters, moments and step are taken.
+     One that is damaged is set aside, which stderr and the record tell, and the one before it is taken.
   2. If there is a trunk (training/trunk.py) and it has gone further than that: its state, on the way to this run's.
   3. Otherwise: the parameters that the caller gives (a pretrained tree).
   4. Otherwise: fresh parameters from the run's seed.
@@ -24,7 +25,7 @@ from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
-from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_requests
+from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
 from rewardscale.training.optimizer import hyperparameters, learning_rates
 from rewardscale.training.step import Step, block_shardings, make_step
 from rewardscale.training.tracker import MetricsFile
@@ -99,10 +100,15 @@ def train(
         resources.callback(checkpoints.close)
         if trunk is not None:
             trunk.check(run.recipe, data)
-        if trunk is not None and trunk.newest() > max(0, checkpoints.latest):
-            state, records = trunk.take(data, step.abstract, directory)
+        while trunk is not None and trunk.newest() > max(0, checkpoints.latest):
+            try:
+                state, records = trunk.take(data, step.abstract, directory)
+            except Damaged as damage:
+                trunk.set_aside(damage)
+                continue
             if on_metrics:
                 on_metrics(records)
+            break
         else:
             state = restore_or_init(run, step, checkpoints, initial)
         start = int(state["step"])
@@ -152,6 +158,8 @@ def train(
         flush()
         checkpoints.save(plan.steps, state)
     record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
+    folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
+    record["passed_over"] = [name for folder in folders for name in passed_over(folder)]
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rewardscale import mesh
 from rewardscale.config import Recipe, RunConfig, Runtime
@@ -95,3 +95,8 @@ def assert_close(a: Any, b: Any, *, rtol: float, atol: float) -> None:
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol, err_msg=name)
+
+
+def spread_over_eight() -> NamedSharding:
+    """A matrix split both ways over eight devices."""
+    return NamedSharding(mesh.make_mesh((4, 2, 1), jax.devices()[:8]), PartitionSpec("data", "fsdp"))
