@@ -42,6 +42,8 @@ class Recipe:
       parameters, moments, gradients: the types of `Storage`, "float32" or "bfloat16".
       lora_rank: 0 trains everything; otherwise adapters of this rank and the head, the rest stays as it was.
         lora_alpha, lora_targets: see `Lora`.
+      nonfinite: what a step does whose loss or gradient norm is not finite: "stop" ends the run; "skip" leaves
+        parameters and moments as they are, counts it, and goes on (runtime.most_skipped in a row).
     """
 
     pairs_per_step: int = 32
@@ -68,9 +70,11 @@ class Recipe:
     lora_alpha: float = dataclasses.field(default=16.0, metadata=ADDED)
     lora_targets: tuple[str, ...] = dataclasses.field(default=KERNELS, metadata=ADDED)
     warmup_steps: int = dataclasses.field(default=0, metadata=ADDED)
+    nonfinite: str = dataclasses.field(default="stop", metadata=ADDED)
 
     def __post_init__(self) -> None:
         choice("recipe.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
+        choice("recipe.nonfinite", self.nonfinite, ("stop", "skip"))
         choice("recipe.too_long", self.too_long, ("drop", "truncate_left_of_prompt"))
         for name in ("dtype", "parameters", "moments", "gradients"):
             choice(f"recipe.{name}", getattr(self, name), ("float32", "bfloat16"))
@@ -169,6 +173,7 @@ class Runtime:
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
         Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
         checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.
+      most_skipped: with recipe.nonfinite="skip", a run that skips more steps in a row ends.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
 
@@ -183,6 +188,7 @@ class Runtime:
     checkpoint_seconds: float = 30.0
     checkpoints_kept: int = 2
     workers: int = 0
+    most_skipped: int = 10
 
     def __post_init__(self) -> None:
         if len(self.mesh) != 3 or any(n == 0 or n < -1 for n in self.mesh) or self.mesh.count(-1) > 1:
@@ -191,4 +197,6 @@ class Runtime:
             )
         choice("runtime.remat", self.remat, REMAT)
         choice("runtime.attention", self.attention, ATTENTION)
-        positive("runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept")
+        positive(
+            "runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept", "most_skipped"
+        )

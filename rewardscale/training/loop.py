@@ -26,14 +26,11 @@ from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
+from rewardscale.training.finite import Finite, skipped_steps, without_nonfinite
 from rewardscale.training.optimizer import hyperparameters, learning_rates
 from rewardscale.training.step import Step, block_shardings, make_step
 from rewardscale.training.tracker import MetricsFile
 from rewardscale.training.trunk import Trunk
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +78,8 @@ def train(
     mesh.check_rows(device_mesh, plan.rows_per_microbatch)
     options = forward_options(run.recipe.dtype, runtime)
     model = run.recipe.adapt(run.model)
-    step = make_step(model, options, device_mesh, run.recipe.storage)
+    skip = run.recipe.nonfinite == "skip"
+    step = make_step(model, options, device_mesh, run.recipe.storage, skip=skip)
     sizes = pipeline.capacity(
         data.lengths,
         pairs_per_step=run.recipe.pairs_per_step,
@@ -118,15 +116,16 @@ def train(
 
         # The loop: metrics are read one block late, so the device never waits for the host.
         meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
+        finite = Finite(runtime.most_skipped)
         pending: tuple[int, int, Any] | None = None
 
         def flush() -> None:
             if pending is not None:
-                records = meter.records(*pending)
+                records = without_nonfinite(meter.records(*pending))
                 metrics_file.write(records)
                 if on_metrics:
                     on_metrics(records)
-                _check_finite(records)
+                finite.check(records)
 
         stop = resources.enter_context(stop_requests())
         if trunk is not None and start >= trunk.step:
@@ -158,6 +157,8 @@ def train(
         flush()
         checkpoints.save(plan.steps, state)
     record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
+    if skip:
+        record["skipped"] = skipped_steps(directory / "metrics.jsonl")
     folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
     record["passed_over"] = [name for folder in folders for name in passed_over(folder)]
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
@@ -312,13 +313,3 @@ class _Meter:
             "pairs_per_second": float(pairs / seconds) if seconds else 0.0,
             "tokens_per_second": float(self._tokens[timed].sum() / seconds) if seconds else 0.0,
         }
-
-
-def _check_finite(records: list[dict[str, Any]]) -> None:
-    for record in records:
-        if not all(np.isfinite(record[name]) for name in ("loss", "gradient_norm", "parameter_norm")):
-            raise NonFiniteLoss(
-                f"the loss is {record['loss']} at step {record['step']} (gradient norm {record['gradient_norm']}, "
-                f"parameter norm after it {record['parameter_norm']}): lower the learning rate, or look at the "
-                "data of that step"
-            )

@@ -106,10 +106,11 @@ class Trunk:
         return state, [record for _, record in lines]
 
     def set_aside(self, damage: "Damaged") -> None:
-        """Renames the newest state, which is damaged, and says so."""
+        """Renames the step's folder that `take` found damaged, and says so."""
         from rewardscale.training.checkpoint import set_aside
 
-        set_aside(self.directory / str(self.newest()), damage, "an earlier state, or the start")
+        folder = damage.path.parent if damage.path.name == _STATE else damage.path
+        set_aside(folder, damage, "an earlier state, or the start")
 
     def store(self, data: TrainingData, step: int, state: Any, metrics: Path) -> None:
         """Keeps the state after `step` steps for the others, unless it is there; `metrics` is the run's file."""

@@ -21,7 +21,8 @@ WAYS = ("gone", "empty", "half", "last", "flipped")
 # What orbax writes of a state; for * it draws a name.
 FILES = (
     "_CHECKPOINT_METADATA", "commit_success.txt", "state/_METADATA", "state/_sharding",
-    "state/array_metadatas/process_0", "state/commit_success.txt", "state/d/*", "state/manifest.ocdbt", "state/ocdbt.process_0/d/*",
+    "state/array_metadatas/process_0", "state/commit_success.txt", "state/d/*", "state/manifest.ocdbt",
+    "state/ocdbt.process_0/d/*",
     "state/ocdbt.process_0/manifest.ocdbt",
 )  # fmt: skip
 
