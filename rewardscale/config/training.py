@@ -174,6 +174,10 @@ class Runtime:
         Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
         checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.
       most_skipped: with recipe.nonfinite="skip", a run that skips more steps in a row ends.
+      profile_steps: (first, last): the steps first to last - 1 are traced into the run's folder (training/profile.py).
+      watchdog_seconds: a training that has not ended a block of steps for so long names its process and step and dumps
+        all stacks (training/watchdog.py; 0: never). Compiling and restoring count. watchdog_exit: it then ends the
+        process with exit code 75, for a cluster that starts it again.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
 
@@ -189,12 +193,21 @@ class Runtime:
     checkpoints_kept: int = 2
     workers: int = 0
     most_skipped: int = 10
+    profile_steps: tuple[int, int] = (0, 0)
+    watchdog_seconds: float = 1800.0
+    watchdog_exit: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mesh) != 3 or any(n == 0 or n < -1 for n in self.mesh) or self.mesh.count(-1) > 1:
             raise ConfigError(
                 f"runtime.mesh={self.mesh}: three sizes (data, fsdp, tensor), at most one of them -1"
             )
+        if len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ConfigError(
+                f"runtime.profile_steps={self.profile_steps}: the first step to trace and the first not to, as 10,13"
+            )
+        if self.watchdog_seconds < 0:
+            raise ConfigError(f"runtime.watchdog_seconds={self.watchdog_seconds} must be 0 (never) or more")
         choice("runtime.remat", self.remat, REMAT)
         choice("runtime.attention", self.attention, ATTENTION)
         positive(

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +26,14 @@ from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
+from rewardscale.training.clock import Clock
 from rewardscale.training.finite import Finite, skipped_steps, without_nonfinite
 from rewardscale.training.optimizer import hyperparameters, learning_rates
+from rewardscale.training.profile import Profile
 from rewardscale.training.step import Step, block_shardings, make_step
 from rewardscale.training.tracker import MetricsFile
 from rewardscale.training.trunk import Trunk
+from rewardscale.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +93,16 @@ def train(
     hyper = hyperparameters(run.recipe)
     rates = learning_rates(run.recipe, steps=plan.steps, batch=int(plan.starts[1]))
 
+    watchdog = Watchdog(directory, runtime.watchdog_seconds, leave=runtime.watchdog_exit)
     with contextlib.ExitStack() as resources:
+        resources.callback(watchdog.close)
         # Restore or initialise.
+        watchdog.beat("looking for a checkpoint")
         checkpoints = Checkpoints(
             directory / "checkpoints", kept=runtime.checkpoints_kept, seconds=runtime.checkpoint_seconds
         )
-        resources.callback(checkpoints.close)
+        clock = Clock()
+        resources.callback(clock.timed("checkpoint", checkpoints.close))
         if trunk is not None:
             trunk.check(run.recipe, data)
         while trunk is not None and trunk.newest() > max(0, checkpoints.latest):
@@ -115,13 +122,19 @@ def train(
         write_model_info(directory / "model-info.txt", state["params"])
 
         # The loop: metrics are read one block late, so the device never waits for the host.
+        clock.begin()
+        watchdog.beat(f"at the first block, from step {start} of {plan.steps}")
+        profile = Profile(directory, runtime.profile_steps)
+        resources.callback(profile.close)
         meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
         finite = Finite(runtime.most_skipped)
         pending: tuple[int, int, Any] | None = None
 
         def flush() -> None:
             if pending is not None:
-                records = without_nonfinite(meter.records(*pending))
+                with clock("device"):
+                    host = jax.device_get(pending[2])
+                records = without_nonfinite(meter.records(*pending[:2], host, clock.share(pending[1])))
                 metrics_file.write(records)
                 if on_metrics:
                     on_metrics(records)
@@ -130,33 +143,43 @@ def train(
         stop = resources.enter_context(stop_requests())
         if trunk is not None and start >= trunk.step:
             trunk.leave()
-        batches = _blocks(source, start, trunk.steps if trunk else (), runtime)
+        breaks = (*(trunk.steps if trunk else ()), *profile.breaks)
+        batches = _blocks(source, start, breaks, runtime)
         resources.callback(cast(Generator, batches).close)  # ends the pipeline's workers, whatever happens
-        for first, count, block in batches:
-            placed = jax.device_put(block, block_shardings(device_mesh, block))
-            padded = np.zeros(block_steps, np.float32)
-            padded[:count] = rates[first : first + count]
-            state, metrics = step.train(state, placed, np.int32(count), padded, hyper)
+        for first, count, block in clock.each("data", batches):
+            if profile.turns(first):
+                flush()
+                pending = None
+                profile.turn()
+            with clock("device"), profile.step(first):
+                placed = jax.device_put(block, block_shardings(device_mesh, block))
+                padded = np.zeros(block_steps, np.float32)
+                padded[:count] = rates[first : first + count]
+                state, metrics = step.train(state, placed, np.int32(count), padded, hyper)
             flush()
             pending, done = (first, count, metrics), first + count
+            watchdog.beat(f"after step {done} of {plan.steps} was begun")
             if on_progress:
                 on_progress(done, plan.steps)
             if trunk is not None and done in trunk.steps:
                 flush()  # a loss that is not finite is found before its state is shared
                 pending = None
-                trunk.store(data, done, state, metrics_file.path)
+                with clock("checkpoint"):
+                    trunk.store(data, done, state, metrics_file.path)
                 if done == trunk.step:
                     trunk.leave()
             stopping = stop()  # read once: a request between save and raise would go without its save
             if done < plan.steps and (stopping or checkpoints.due()):
                 flush()
                 pending = None
-                checkpoints.save(done, state)
+                with clock("checkpoint"):
+                    checkpoints.save(done, state)
                 if stopping:
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
-        checkpoints.save(plan.steps, state)
-    record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
+        with clock("checkpoint"):
+            checkpoints.save(plan.steps, state)
+    record = meter.summary(start) | clock.summary() | ({} if trunk is None else trunk.record(directory))
     if skip:
         record["skipped"] = skipped_steps(directory / "metrics.jsonl")
     folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
@@ -168,7 +191,7 @@ def _blocks(
     source: pipeline.StepSource, start: int, breaks: tuple[int, ...], runtime: Runtime
 ) -> Iterator[tuple[int, int, pipeline.Batch]]:
     """`pipeline.blocks` of which none reaches over one of the steps `breaks`, where the state is wanted."""
-    ends = [step for step in (*breaks, len(source)) if step > start]
+    ends = sorted({step for step in (*breaks, len(source)) if start < step <= len(source)})
     for first, end in zip([start, *ends], ends, strict=False):
         yield from pipeline.blocks(
             source,
@@ -264,9 +287,10 @@ class _Meter:
         self._first_block: float | None = None
         self._seconds, self._steps_timed = 0.0, slice(0, 0)
 
-    def records(self, first: int, count: int, metrics: Any) -> list[dict[str, Any]]:
-        """One record a step; waits for the block's metrics."""
-        host = jax.device_get(metrics)
+    def records(
+        self, first: int, count: int, host: Mapping[str, np.ndarray], spent: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """One record a step, of a block's metrics [K] and what each step has `spent`."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         steps = slice(first, first + count)
@@ -276,7 +300,7 @@ class _Meter:
             self._seconds += seconds
             self._steps_timed = slice(self._steps_timed.start or first, first + count)
         pairs = np.diff(self._plan.starts)[steps]
-        shared = {
+        shared = dict(spent) | {
             "pairs_per_second": float(pairs.sum() / seconds),
             "tokens_per_second": float(self._tokens[steps].sum() / seconds),
         }

@@ -104,7 +104,7 @@ def test_without_one_it_is_the_same_run(pairs_view: TokenisedView, tmp_path: Pat
 
 def test_too_many_in_a_row(pairs_view: TokenisedView, tmp_path: Path) -> None:
     run, data = case(pairs_view, (2, 3, 4, 5, 8))
-    message = r"4 steps in a row up to step 5 .* runtime.most_skipped is 3: lower the learning rate"
+    message = r"4 steps in a row up to step 5 .* runtime\.most_skipped is 3: lower the learning rate"
     with pytest.raises(NonFiniteLoss, match=message):
         train(run, data, tmp_path / "three", most_skipped=3)
     assert train(run, data, tmp_path / "four", most_skipped=4).record["skipped"] == 5
