@@ -113,9 +113,11 @@ def train(
                 continue
             if on_metrics:
                 on_metrics(records)
+            restored_from = f"{trunk.directory.name}/{int(state['step'])}"
             break
         else:
             state = restore_or_init(run, step, checkpoints, initial)
+            restored_from = f"checkpoints/{checkpoints.latest}" if checkpoints.latest >= 0 else ""
         start = int(state["step"])
         metrics_file = MetricsFile(directory / "metrics.jsonl", resume_at=start)
         resources.callback(metrics_file.close)
@@ -183,6 +185,7 @@ def train(
     if skip:
         record["skipped"] = skipped_steps(directory / "metrics.jsonl")
     folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
+    record["restored_from"] = restored_from
     record["passed_over"] = [name for folder in folders for name in passed_over(folder)]
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
 

@@ -106,9 +106,13 @@ class Trunk:
         return state, [record for _, record in lines]
 
     def set_aside(self, damage: "Damaged") -> None:
-        """Renames the step's folder that `take` found damaged, and says so."""
+        """Renames the step's folder that `take` found damaged, and says so; with several hosts raises it instead."""
+        import jax
+
         from rewardscale.training.checkpoint import set_aside
 
+        if jax.process_count() > 1:  # the others may have read their parts of it
+            raise damage
         folder = damage.path.parent if damage.path.name == _STATE else damage.path
         set_aside(folder, damage, "an earlier state, or the start")
 

@@ -80,6 +80,7 @@ def check_fallback(
         assert record["passed_over"] == [] and not said
         return False
     assert record["resumed_at"] == 5 and record["passed_over"] == ["10.damaged"]
+    assert record["restored_from"] == "checkpoints/5"
     assert (
         len(said) == 1 and f"{directory}/checkpoints/10 is damaged (" in said[0] and "10.damaged" in said[0]
     )
@@ -126,6 +127,7 @@ def test_with_none_whole_it_begins_again(
         damage(tmp_path / "run" / "checkpoints" / step / "state" / "manifest.ocdbt", "half")
     record = go_on(pairs_view, tmp_path / "run", whole).record
     assert record["resumed_at"] == 0 and record["passed_over"] == ["10.damaged", "5.damaged"]
+    assert record["restored_from"] == ""
     assert "going on from checkpoint: none: there is no older one" in capsys.readouterr().err
     # and once more: what was set aside before stays beside it
     damage(tmp_path / "run" / "checkpoints" / "10" / "state" / "manifest.ocdbt", "half")
@@ -161,7 +163,7 @@ def test_a_trunk_whose_state_is_damaged(
     trained = test_trunk.train(pairs_view, 100, tmp_path)
     running.assert_same(trained.params, alone.params)
     assert metrics(tmp_path / "100") == metrics(tmp_path / "alone" / "100")
-    assert trained.record["resumed_at"] == 3 and trained.record["passed_over"] == ["4.damaged"]
+    assert trained.record["restored_from"] == "trunk/3" and trained.record["passed_over"] == ["4.damaged"]
     assert "4 is damaged (" in (said := capsys.readouterr().err) or "4/state is damaged (" in said
     shutil.rmtree(tmp_path / "100")
     assert test_trunk.train(pairs_view, 100, tmp_path).record["resumed_at"] == 4

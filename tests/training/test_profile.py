@@ -50,7 +50,5 @@ def test_a_run_that_goes_on_after_them_traces_nothing(pairs_view: TokenisedView,
 
 @pytest.mark.parametrize("steps", [(3, 2), (-1, 4), (3,)])
 def test_steps_that_are_none(steps: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ConfigError, match=r"runtime.profile_steps=.*: the first step to trace"
-    ):
+    with pytest.raises(ConfigError, match=r"runtime.profile_steps=.*: the first step to trace"):
         Runtime(profile_steps=steps)  # pyright: ignore[reportArgumentType]
