@@ -135,8 +135,8 @@ def train(
         def flush() -> None:
             if pending is not None:
                 with clock("device"):
-                    host = jax.device_get(pending[2])
-                records = without_nonfinite(meter.records(*pending[:2], host, clock.share(pending[1])))
+                    values = jax.device_get(pending[2])
+                records = without_nonfinite(meter.records(*pending[:2], values, clock.share(pending[1])))
                 metrics_file.write(records)
                 if on_metrics:
                     on_metrics(records)
@@ -291,7 +291,7 @@ class _Meter:
         self._seconds, self._steps_timed = 0.0, slice(0, 0)
 
     def records(
-        self, first: int, count: int, host: Mapping[str, np.ndarray], spent: Mapping[str, float]
+        self, first: int, count: int, values: Mapping[str, np.ndarray], spent: Mapping[str, float]
     ) -> list[dict[str, Any]]:
         """One record a step, of a block's metrics [K] and what each step has `spent`."""
         now = time.perf_counter()
@@ -311,7 +311,7 @@ class _Meter:
             shared["mfu"] = float(self._flops[steps].sum() / seconds / self._peak)
         return [
             {"step": first + i, "pairs": int(pairs[i])}
-            | {name: float(v[i]) for name, v in host.items()}
+            | {name: float(v[i]) for name, v in values.items()}
             | shared
             for i in range(count)
         ]
