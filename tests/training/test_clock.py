@@ -13,7 +13,7 @@ from rewardscale.data.tokenised import TokenisedView
 from rewardscale.training.clock import PARTS, Clock
 from tests.training.running import STEPS, case, train
 
-SLOW = 0.15
+SLOW = 0.08
 
 
 def test_parts_add_up() -> None:

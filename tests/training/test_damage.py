@@ -17,6 +17,13 @@ from rewardscale.training.sums import sums_of
 from tests.training import running, test_trunk
 from tests.training.running import STEPS, case, metrics, train
 
+# What orbax leaves behind when a read fails: tasks that nobody waits for.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
 WAYS = ("gone", "empty", "half", "last", "flipped")
 # What orbax writes of a state; for * it draws a name.
 FILES = (
