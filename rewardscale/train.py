@@ -16,7 +16,8 @@ evaluation/; benchmarks can be added to a training that is finished.
 
 Everything lands in --workdir (default runs/<name>); the trained model in its folder model/, ready for
 AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it whenever you like; the same
-command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted.
+command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted, 75 start it again: it hung
+(only with --config.runtime.watchdog_exit=true), or hosts did not come together.
 
 On several hosts start the same command on each, with one shared --workdir: TPU slices and Slurm steps are found by
 themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/pods.md).
@@ -50,6 +51,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.training import finetune
     from rewardscale.training.checkpoint import Interrupted
 
+    if options.profile_steps:
+        overrides = overrides | {"runtime.profile_steps": options.profile_steps.replace(":", ",")}
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     if options.dry_run or options.lengths:
         return _dry_run(config, options)
@@ -139,6 +142,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         "--dry_run",
         action="store_true",
         help="print pairs, tokens, steps, FLOPs and hours by config.assumed; read and train nothing",
+    )
+    parser.add_argument(
+        "--profile_steps",
+        metavar="FIRST:LAST",
+        help="trace the steps FIRST to LAST - 1 into the run's folder, for XProf or ui.perfetto.dev (10:13)",
     )
     parser.add_argument(
         "--lengths",

@@ -289,3 +289,12 @@ def test_the_model_is_evaluated_on_benchmarks_named_now_or_later(tmp_path: Path)
     assert [p.name for p in (workdir / "run").iterdir()] == trained_once[1]  # the same run id
     for name, values_ in weights(workdir / "model").items():
         np.testing.assert_array_equal(values_, trained_once[0][name])
+
+
+def test_steps_are_traced_on_demand(inputs: Path, tmp_path: Path) -> None:
+    values = {"model": "d1", "tokenizer": inputs / "qwen3", "data": inputs / "train.jsonl"}
+    flags = command(tmp_path / "run", **values)[3:]
+    assert train.main([*flags, "--profile_steps=3:5"]) == 0
+    (path,) = (tmp_path / "run").glob("run/*/profile/plugins/profile/*/*.xplane.pb")
+    assert path.stat().st_size > 0
+    assert train.main([*flags, "--profile_steps=5:3"]) == 2

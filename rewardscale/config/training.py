@@ -42,6 +42,8 @@ class Recipe:
       parameters, moments, gradients: the types of `Storage`, "float32" or "bfloat16".
       lora_rank: 0 trains everything; otherwise adapters of this rank and the head, the rest stays as it was.
         lora_alpha, lora_targets: see `Lora`.
+      nonfinite: what a step does whose loss or gradient norm is not finite: "stop" ends the run; "skip" leaves
+        parameters and moments as they are, counts it, and goes on (runtime.most_skipped in a row).
     """
 
     pairs_per_step: int = 32
@@ -68,9 +70,11 @@ class Recipe:
     lora_alpha: float = dataclasses.field(default=16.0, metadata=ADDED)
     lora_targets: tuple[str, ...] = dataclasses.field(default=KERNELS, metadata=ADDED)
     warmup_steps: int = dataclasses.field(default=0, metadata=ADDED)
+    nonfinite: str = dataclasses.field(default="stop", metadata=ADDED)
 
     def __post_init__(self) -> None:
         choice("recipe.schedule", self.schedule, ("constant", "linear", "cosine", "wsd"))
+        choice("recipe.nonfinite", self.nonfinite, ("stop", "skip"))
         choice("recipe.too_long", self.too_long, ("drop", "truncate_left_of_prompt"))
         for name in ("dtype", "parameters", "moments", "gradients"):
             choice(f"recipe.{name}", getattr(self, name), ("float32", "bfloat16"))
@@ -167,6 +171,13 @@ class Runtime:
       attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
         none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
+        Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
+        checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.
+      most_skipped: with recipe.nonfinite="skip", a run that skips more steps in a row ends.
+      profile_steps: (first, last): the steps first to last - 1 are traced into the run's folder (training/profile.py).
+      watchdog_seconds: a training that has not ended a block of steps for so long names its process and step and dumps
+        all stacks (training/watchdog.py; 0: never). Compiling and restoring count. watchdog_exit: it then ends the
+        process with exit code 75, for a cluster that starts it again.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
     """
 
@@ -179,14 +190,26 @@ class Runtime:
     remat: str = "none"
     attention: str = "auto"
     checkpoint_seconds: float = 30.0
-    checkpoints_kept: int = 1
+    checkpoints_kept: int = 2
     workers: int = 0
+    most_skipped: int = 10
+    profile_steps: tuple[int, int] = (0, 0)
+    watchdog_seconds: float = 1800.0
+    watchdog_exit: bool = False
 
     def __post_init__(self) -> None:
         if len(self.mesh) != 3 or any(n == 0 or n < -1 for n in self.mesh) or self.mesh.count(-1) > 1:
             raise ConfigError(
                 f"runtime.mesh={self.mesh}: three sizes (data, fsdp, tensor), at most one of them -1"
             )
+        if len(self.profile_steps) != 2 or not 0 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ConfigError(
+                f"runtime.profile_steps={self.profile_steps}: the first step to trace and the first not to, as 10,13"
+            )
+        if self.watchdog_seconds < 0:
+            raise ConfigError(f"runtime.watchdog_seconds={self.watchdog_seconds} must be 0 (never) or more")
         choice("runtime.remat", self.remat, REMAT)
         choice("runtime.attention", self.attention, ATTENTION)
-        positive("runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept")
+        positive(
+            "runtime", self, "rows_per_microbatch", "steps_per_dispatch", "checkpoints_kept", "most_skipped"
+        )

@@ -2,6 +2,7 @@
 
 Resume rules, in order:
   1. A newest whole checkpoint in the run's folder: its parameters, moments and step are taken.
+     One that is damaged is set aside, which stderr and the record tell, and the one before it is taken.
   2. If there is a trunk (training/trunk.py) and it has gone further than that: its state, on the way to this run's.
   3. Otherwise: the parameters that the caller gives (a pretrained tree).
   4. Otherwise: fresh parameters from the run's seed.
@@ -15,7 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,15 +28,15 @@ from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
-from rewardscale.training.checkpoint import Checkpoints, Interrupted, stop_requests
+from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
+from rewardscale.training.clock import Clock
+from rewardscale.training.finite import Finite, skipped_steps, without_nonfinite
 from rewardscale.training.optimizer import hyperparameters, learning_rates
+from rewardscale.training.profile import Profile
 from rewardscale.training.step import Step, block_shardings, make_step
 from rewardscale.training.tracker import MetricsFile
 from rewardscale.training.trunk import Trunk
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite."""
+from rewardscale.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,8 @@ def train(
     mesh.check_rows(device_mesh, plan.rows_per_microbatch)
     options = forward_options(run.recipe.dtype, runtime)
     model = run.recipe.adapt(run.model)
-    step = make_step(model, options, device_mesh, run.recipe.storage)
+    skip = run.recipe.nonfinite == "skip"
+    step = make_step(model, options, device_mesh, run.recipe.storage, skip=skip)
     sizes = pipeline.capacity(
         data.lengths,
         pairs_per_step=run.recipe.pairs_per_step,
@@ -95,20 +97,31 @@ def train(
     hyper = hyperparameters(run.recipe)
     rates = learning_rates(run.recipe, steps=plan.steps, batch=int(plan.starts[1]))
 
+    watchdog = Watchdog(directory, runtime.watchdog_seconds, leave=runtime.watchdog_exit)
     with contextlib.ExitStack() as resources:
+        resources.callback(watchdog.close)
         # Restore or initialise.
+        watchdog.beat("looking for a checkpoint")
         checkpoints = Checkpoints(
             directory / "checkpoints", kept=runtime.checkpoints_kept, seconds=runtime.checkpoint_seconds
         )
-        resources.callback(checkpoints.close)
+        clock = Clock()
+        resources.callback(clock.timed("checkpoint", checkpoints.close))
         if trunk is not None:
             trunk.check(run.recipe, data)
-        if trunk is not None and mesh.agreed(trunk.newest() > max(0, checkpoints.latest)):
-            state, records = trunk.take(data, step.abstract, directory)
+        while trunk is not None and mesh.agreed(trunk.newest() > max(0, checkpoints.latest)):
+            try:
+                state, records = trunk.take(data, step.abstract, directory)
+            except Damaged as damage:
+                trunk.set_aside(damage)
+                continue
             if on_metrics:
                 on_metrics(records)
+            restored_from = f"{trunk.directory.name}/{int(state['step'])}"
+            break
         else:
             state = restore_or_init(run, step, checkpoints, initial)
+            restored_from = f"checkpoints/{checkpoints.latest}" if checkpoints.latest >= 0 else ""
         start = int(state["step"])
         metrics_path, metrics_file = directory / "metrics.jsonl", None
         if mesh.host_zero():
@@ -117,38 +130,53 @@ def train(
             write_model_info(directory / "model-info.txt", state["params"])
 
         # The loop: metrics are read one block late, so the device never waits for the host.
+        clock.begin()
+        watchdog.beat(f"at the first block, from step {start} of {plan.steps}")
+        profile = Profile(directory, runtime.profile_steps)
+        resources.callback(profile.close)
         meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
+        finite = Finite(runtime.most_skipped)
         pending: tuple[int, int, Any] | None = None
 
         def flush() -> None:
             if pending is not None:
-                records = meter.records(*pending)
+                with clock("device"):
+                    values = jax.device_get(pending[2])
+                records = without_nonfinite(meter.records(*pending[:2], values, clock.share(pending[1])))
                 if metrics_file is not None:
                     metrics_file.write(records)
                 if on_metrics:
                     on_metrics(records)
-                _check_finite(records)
+                finite.check(records)
 
         stop, ballot = resources.enter_context(stop_requests()), mesh.Ballot()
         if trunk is not None and start >= trunk.step:
             trunk.leave()
-        batches = _blocks(source, start, trunk.steps if trunk else (), runtime)
+        breaks = (*(trunk.steps if trunk else ()), *profile.breaks)
+        batches = _blocks(source, start, breaks, runtime)
         resources.callback(cast(Generator, batches).close)  # ends the pipeline's workers, whatever happens
-        for first, count, block in batches:
-            placed = mesh.place_shares(
-                block, block_shardings(device_mesh, block), axis=2, rows=plan.rows_per_microbatch
-            )
-            padded = np.zeros(block_steps, np.float32)
-            padded[:count] = rates[first : first + count]
-            state, metrics = step.train(state, placed, np.int32(count), padded, hyper)
+        for first, count, block in clock.each("data", batches):
+            if profile.turns(first):
+                flush()
+                pending = None
+                profile.turn()
+            with clock("device"), profile.step(first):
+                placed = mesh.place_shares(
+                    block, block_shardings(device_mesh, block), axis=2, rows=plan.rows_per_microbatch
+                )
+                padded = np.zeros(block_steps, np.float32)
+                padded[:count] = rates[first : first + count]
+                state, metrics = step.train(state, placed, np.int32(count), padded, hyper)
             flush()
             pending, done = (first, count, metrics), first + count
+            watchdog.beat(f"after step {done} of {plan.steps} was begun")
             if on_progress:
                 on_progress(done, plan.steps)
             if trunk is not None and done in trunk.steps:
                 flush()  # a loss that is not finite is found before its state is shared
                 pending = None
-                trunk.store(data, done, state, metrics_path)
+                with clock("checkpoint"):
+                    trunk.store(data, done, state, metrics_path)
                 if done == trunk.step:
                     trunk.leave()
             # Read once: a request between save and raise would go without its save. Host 0's clock is all hosts'.
@@ -156,15 +184,22 @@ def train(
             if done < plan.steps and (stopping or due):
                 flush()
                 pending = None
-                checkpoints.save(done, state)
+                with clock("checkpoint"):
+                    checkpoints.save(done, state)
                 ballot = mesh.Ballot()  # a round that asked for this save has had its answer
                 if stopping:
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
-        checkpoints.save(plan.steps, state)
+        with clock("checkpoint"):
+            checkpoints.save(plan.steps, state)
         if mesh.hosts() > 1 and mesh.vote(stop())()[0]:  # too late for a round: one host leaves, so all do
             raise Interrupted(f"stopped at step {plan.steps} of {plan.steps}, state saved")
-    record = meter.summary(start) | ({} if trunk is None else trunk.record(directory))
+    record = meter.summary(start) | clock.summary() | ({} if trunk is None else trunk.record(directory))
+    if skip:
+        record["skipped"] = skipped_steps(metrics_path)
+    folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
+    record["restored_from"] = restored_from
+    record["passed_over"] = [name for folder in folders for name in passed_over(folder)]
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)
 
 
@@ -172,7 +207,7 @@ def _blocks(
     source: pipeline.StepSource, start: int, breaks: tuple[int, ...], runtime: Runtime
 ) -> Iterator[tuple[int, int, pipeline.Batch]]:
     """`pipeline.blocks` of which none reaches over one of the steps `breaks`, where the state is wanted."""
-    ends = [step for step in (*breaks, len(source)) if step > start]
+    ends = sorted({step for step in (*breaks, len(source)) if start < step <= len(source)})
     for first, end in zip([start, *ends], ends, strict=False):
         yield from pipeline.blocks(
             source,
@@ -268,9 +303,10 @@ class _Meter:
         self._first_block: float | None = None
         self._seconds, self._steps_timed = 0.0, slice(0, 0)
 
-    def records(self, first: int, count: int, metrics: Any) -> list[dict[str, Any]]:
-        """One record a step; waits for the block's metrics."""
-        host = jax.device_get(metrics)
+    def records(
+        self, first: int, count: int, values: Mapping[str, np.ndarray], spent: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """One record a step, of a block's metrics [K] and what each step has `spent`."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         steps = slice(first, first + count)
@@ -280,7 +316,7 @@ class _Meter:
             self._seconds += seconds
             self._steps_timed = slice(self._steps_timed.start or first, first + count)
         pairs = np.diff(self._plan.starts)[steps]
-        shared = {
+        shared = dict(spent) | {
             "pairs_per_second": float(pairs.sum() / seconds),
             "tokens_per_second": float(self._tokens[steps].sum() / seconds),
         }
@@ -288,7 +324,7 @@ class _Meter:
             shared["mfu"] = float(self._flops[steps].sum() / seconds / self._peak)
         return [
             {"step": first + i, "pairs": int(pairs[i])}
-            | {name: float(v[i]) for name, v in host.items()}
+            | {name: float(v[i]) for name, v in values.items()}
             | shared
             for i in range(count)
         ]
@@ -317,13 +353,3 @@ class _Meter:
             "pairs_per_second": float(pairs / seconds) if seconds else 0.0,
             "tokens_per_second": float(self._tokens[timed].sum() / seconds) if seconds else 0.0,
         }
-
-
-def _check_finite(records: list[dict[str, Any]]) -> None:
-    for record in records:
-        if not all(np.isfinite(record[name]) for name in ("loss", "gradient_norm", "parameter_norm")):
-            raise NonFiniteLoss(
-                f"the loss is {record['loss']} at step {record['step']} (gradient norm {record['gradient_norm']}, "
-                f"parameter norm after it {record['parameter_norm']}): lower the learning rate, or look at the "
-                "data of that step"
-            )

@@ -57,18 +57,24 @@ class Step:
 
 @functools.lru_cache(maxsize=64)
 def make_step(
-    config: ModelConfig, options: reward.Options, mesh: Mesh, storage: Storage = DEFAULT_STORAGE
+    config: ModelConfig,
+    options: reward.Options,
+    mesh: Mesh,
+    storage: Storage = DEFAULT_STORAGE,
+    *,
+    skip: bool = False,
 ) -> Step:
     """Builds the jitted functions; the same arguments give the same object, so executables are shared.
 
-    With `config.lora` only adapters and the head are trained.
+    With `config.lora` only adapters and the head are trained. With `skip` a step whose loss or gradient norm is not
+    finite changes nothing but the number of steps, and a metric "skipped" says so.
     """
     fresh = functools.partial(fresh_state, config, storage)
     shapes = jax.eval_shape(fresh, reward.abstract(config))
     shardings = state_shardings(config, mesh, shapes, storage)
     replicated = NamedSharding(mesh, P())
     train = jax.jit(
-        functools.partial(train_block, config, options, mesh, storage),
+        functools.partial(train_block, config, options, mesh, storage, skip=skip),
         in_shardings=(shardings, None, replicated, replicated, replicated),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
@@ -129,6 +135,8 @@ def train_block(
     steps: jax.Array,
     learning_rates: jax.Array,
     hyper: Mapping[str, jax.Array],
+    *,
+    skip: bool = False,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Runs the first `steps` steps of a block.
 
@@ -139,14 +147,31 @@ def train_block(
     Returns: the new state, and metrics float32 [K] (entries from `steps` on are 0).
     """
     capacity = learning_rates.shape[0]
-    metrics = {name: jnp.zeros((capacity,), jnp.float32) for name in METRICS}
+    names = (*METRICS, "skipped") if skip else METRICS
+    metrics = {name: jnp.zeros((capacity,), jnp.float32) for name in names}
 
     def body(k: jax.Array, carry: tuple[State, dict[str, jax.Array]]) -> tuple[State, dict[str, jax.Array]]:
         state, metrics = carry
+        before = state
         state, new = _one_step(config, options, mesh, storage, state, block, k, learning_rates, hyper)
+        if skip:
+            state, new = _skipping(config, before, state, new)
         return state, jax.tree.map(lambda all_, value: all_.at[k].set(value), metrics, new)
 
     return jax.lax.fori_loop(0, steps, body, (state, metrics))
+
+
+def _skipping(
+    config: ModelConfig, before: State, after: State, metrics: dict[str, jax.Array]
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after a step, or the one before it, a step older, if its loss or gradient norm is not finite."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), after, before | {"step": after["step"]}
+    )
+    trained = state["master"] if "master" in state else lora.split(config, state["params"])[0]
+    norm = optax.global_norm(trained)
+    return state, metrics | {"parameter_norm": norm, "skipped": 1.0 - finite.astype(jnp.float32)}
 
 
 def _one_step(

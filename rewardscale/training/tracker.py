@@ -34,9 +34,12 @@ class MetricsFile:
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends records; each needs an integer "step"."""
-        self._file.writelines(json.dumps(record, sort_keys=True) + "\n" for record in records)
-        self._file.flush()
+        """Appends records; each needs an integer "step". Raises OSError (full disk), which names the file."""
+        try:
+            self._file.writelines(json.dumps(record, sort_keys=True) + "\n" for record in records)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Closes the file."""

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from rewardscale.data import arrays
 from rewardscale.data.comparison import DataError
 from rewardscale.data.training_data import TrainingData
 from rewardscale.training.tracker import read_metrics
+
+if TYPE_CHECKING:
+    from rewardscale.training.checkpoint import Damaged
 
 _STATE, _METRICS, _RECORD = "state", "metrics.jsonl", "trunk.json"
 
@@ -46,12 +49,11 @@ class Trunk:
         return (self.directory / str(step) / _RECORD).exists()
 
     def newest(self) -> int:
-        """The largest stored step that this run can begin with, 0 if there is none."""
+        """The largest step that this run can begin with, 0 if there is none: `take` finds out whether it is whole."""
         if not self.directory.exists():
             return 0
         names = (path.name for path in self.directory.iterdir())
-        steps = (int(name) for name in names if name.isdecimal() and int(name) <= self.step)
-        return max((step for step in steps if self.stored(step)), default=0)
+        return max((int(n) for n in names if n.isdecimal() and int(n) <= self.step), default=0)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[bool]:
@@ -77,25 +79,41 @@ class Trunk:
     def take(self, data: TrainingData, abstract: Any, directory: Path) -> tuple[Any, list[dict[str, Any]]]:
         """The newest state, on the shardings of `abstract`, and the metrics of the steps before it.
 
-        The run's folder then holds those metrics and the step. Raises DataError if other pairs were trained on.
+        The run's folder then holds those metrics and the step. Raises DataError if other pairs were trained on, Damaged
+        if it is not what was written: then `set_aside` makes way for the next one.
         """
         # orbax and jax are imported only where they compute
         from rewardscale import mesh
-        from rewardscale.training.checkpoint import load_state
+        from rewardscale.training.checkpoint import Damaged, load_state
 
         step = mesh.agreed(self.newest())
         folder = self.directory / str(step)
-        record = json.loads((folder / _RECORD).read_text())
-        if record["pairs"] != _order_fingerprint(data, step):
+        try:
+            pairs = json.loads((folder / _RECORD).read_text())["pairs"]
+            lines = read_metrics(folder / _METRICS)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(folder, f"{_RECORD} or {_METRICS} cannot be read: {error}") from error
+        if [record["step"] for _, record in lines] != list(range(step)):
+            raise Damaged(folder, f"{_METRICS} does not hold its {step} steps")
+        if pairs != _order_fingerprint(data, step):
             raise DataError(
                 f"{folder} was trained on other pairs than the first {step} steps of this run: delete {self.directory}"
             )
         state = load_state(folder / _STATE, abstract)
-        lines = read_metrics(folder / _METRICS)
         if mesh.host_zero():
             atomic.write_bytes(directory / _METRICS, "".join(line for line, _ in lines).encode())
             atomic.write_json(directory / _RECORD, {"trunk": self.directory.name, "step": step})
         return state, [record for _, record in lines]
+
+    def set_aside(self, damage: "Damaged") -> None:
+        """Renames the step's folder that `take` found damaged, and says so; with several hosts raises it instead."""
+        from rewardscale import mesh
+        from rewardscale.training.checkpoint import set_aside
+
+        if mesh.hosts() > 1:  # the others may have read their parts of it
+            raise damage
+        folder = damage.path.parent if damage.path.name == _STATE else damage.path
+        set_aside(folder, damage, "an earlier state, or the start")
 
     def store(self, data: TrainingData, step: int, state: Any, metrics: Path) -> None:
         """Keeps the state after `step` steps for the others, unless it is there; `metrics` is the run's file."""

@@ -68,7 +68,13 @@ def test_killed_and_launched_again_gives_the_same_table_bit_for_bit(uninterrupte
     assert results(tmp_path)[0]["record"]["resumed_at"] > 0
     assert table(tmp_path).equals(table(uninterrupted))
     first, second = (next(w.glob("runs/*/metrics.jsonl")) for w in (tmp_path, uninterrupted))
-    throughput = ("pairs_per_second", "tokens_per_second")
+    throughput = (
+        "pairs_per_second",
+        "tokens_per_second",
+        "data_seconds",
+        "device_seconds",
+        "checkpoint_seconds",
+    )
 
     def lines(path: Path) -> list[dict]:
         records = [json.loads(line) for line in path.read_text().splitlines()]

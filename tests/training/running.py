@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rewardscale import mesh
 from rewardscale.config import Recipe, RunConfig, Runtime
@@ -20,7 +20,9 @@ from rewardscale.training import loop
 from tests import small
 
 STEPS, BATCH = 10, 16
-WALL_CLOCK = ("pairs_per_second", "tokens_per_second", "mfu")
+WALL_CLOCK = (
+    "pairs_per_second", "tokens_per_second", "mfu", "data_seconds", "device_seconds", "checkpoint_seconds",
+)  # fmt: skip
 RUNTIME = Runtime(
     mesh=(1, 1, 1), row_length=64, rows_per_microbatch=4, steps_per_dispatch=5, checkpoint_seconds=1e9
 )
@@ -95,3 +97,8 @@ def assert_close(a: Any, b: Any, *, rtol: float, atol: float) -> None:
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol, err_msg=name)
+
+
+def spread_over_eight() -> NamedSharding:
+    """A matrix split both ways over eight devices."""
+    return NamedSharding(mesh.make_mesh((4, 2, 1), jax.devices()[:8]), PartitionSpec("data", "fsdp"))

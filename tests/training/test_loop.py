@@ -20,6 +20,7 @@ from rewardscale.data.tokenised import TokenisedView
 from rewardscale.models import reward
 from rewardscale.training import loop
 from rewardscale.training.checkpoint import Checkpoints, Interrupted
+from rewardscale.training.finite import NonFiniteLoss
 from rewardscale.training.step import make_step
 from tests import small
 from tests.training import running
@@ -169,7 +170,7 @@ def test_a_loss_that_is_not_finite_names_the_step(
         **dataclasses.asdict(small.RECIPE) | {"learning_rate": rate, "schedule": "constant", "warmup": 0.0}
     )
     run, data = case(pairs_view, recipe=recipe)
-    with pytest.raises(loop.NonFiniteLoss, match=r"at step 0 .*lower the learning rate"):
+    with pytest.raises(NonFiniteLoss, match=r"at step 0 .*lower the learning rate"):
         train(run, data, tmp_path, checkpoint_seconds=0.0, steps_per_dispatch=5)
     assert saved_state(tmp_path) is None  # nothing that is not finite is kept
 
@@ -181,7 +182,7 @@ def test_the_last_good_checkpoint_stays(pairs_view: TokenisedView, tmp_path: Pat
     weight[7 * 16 + 3] = np.inf
     poisoned = dataclasses.replace(data, weight=weight)
     for _ in range(2):  # the same command again fails the same way
-        with pytest.raises(loop.NonFiniteLoss, match="at step 7 "):
+        with pytest.raises(NonFiniteLoss, match="at step 7 "):
             train(run, poisoned, tmp_path, checkpoint_seconds=0.0)
         state = saved_state(tmp_path)
         assert int(state["step"]) == 5

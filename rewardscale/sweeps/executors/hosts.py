@@ -16,7 +16,7 @@ from rewardscale.sweeps.executors.local import Event, in_order
 from rewardscale.sweeps.grid import Cell
 from rewardscale.training.checkpoint import Interrupted, stop_requests
 from rewardscale.training.compilation import use_cache
-from rewardscale.training.loop import NonFiniteLoss
+from rewardscale.training.finite import NonFiniteLoss
 
 # What a run's config and data alone decide, the same on all hosts: the cell fails, and all go on. After any other
 # error the host ends, and so do all.

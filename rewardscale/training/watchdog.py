@@ -1,0 +1,73 @@
+"""A thread that says so when a training no longer gets on: which process, at what, and where all its threads are.
+
+A host that hangs (a dead network file system, a collective whose partner is gone) says nothing by itself. The message
+and the stacks go to stderr first, which may be all that still works, then to <run>/hang.txt (hang-<process>.txt for
+the processes of other hosts).
+"""
+
+import datetime
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+HUNG = 75  # exit code with runtime.watchdog_exit; sysexits.h: a failure that trying again may mend
+_STDERR = 2
+
+
+class Watchdog:
+    """Watches from its making to `close`.
+
+    Args:
+      directory: the run's folder. seconds: without `beat` for so long it speaks, once; 0: never.
+      leave: whether it then ends the process with the code HUNG, as the process itself no longer can.
+    """
+
+    def __init__(self, directory: Path, seconds: float, *, leave: bool = False):
+        self._directory, self._seconds, self._leave = Path(directory), seconds, leave
+        self._closed = threading.Event()
+        self._last: tuple[float, str] = (time.monotonic(), "starting")
+        if seconds > 0:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def beat(self, where: str) -> None:
+        """The training has got on, and is now at `where`."""
+        self._last = (time.monotonic(), where)
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        told = None
+        while not self._closed.wait(min(self._seconds / 4, 10.0)):
+            last = self._last
+            idle = time.monotonic() - last[0]
+            if idle >= self._seconds and told is not last:
+                told = last
+                self._tell(idle, last[1])
+
+    def _tell(self, idle: float, where: str) -> None:
+        process = jax.process_index()
+        message = (
+            f"warning: process {process} on {socket.gethostname()} (pid {os.getpid()}) has not got on for "
+            f"{idle:.0f} s: {where}. {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC. Stacks of its "
+            "threads, the newest call first:\n"
+        )
+        print(message, end="", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(_STDERR)
+        path = self._directory / (f"hang-{process}.txt" if process else "hang.txt")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(message)
+                file.flush()
+                faulthandler.dump_traceback(file)
+        except OSError as error:
+            print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+        if self._leave:
+            os._exit(HUNG)
