@@ -3,7 +3,6 @@
 Host 0 decides which cell is next and keeps its folder; the others are told and compute with it.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from rewardscale.data.comparison import DataError
 from rewardscale.sweeps import cell as cells
 from rewardscale.sweeps.executors.local import Event, in_order
 from rewardscale.sweeps.grid import Cell
-from rewardscale.training.checkpoint import Interrupted, stop_requests
+from rewardscale.training.checkpoint import Damaged, Interrupted, stop_requests
 from rewardscale.training.compilation import use_cache
 from rewardscale.training.finite import NonFiniteLoss
 
@@ -68,6 +67,8 @@ def _run(
             on_metrics=functools.partial(tell, "metrics") if metrics else None,
             on_compute=lead if isinstance(cell.run.model, ModelConfig) else None,  # host 0 fits convex ones
         )
+    except Damaged:
+        raise  # perhaps on this host alone
     except _OF_THE_CELL as error:
         return f"{type(error).__name__}: {error}"
     return "" if done else "another process is at it, or at its trunk"
@@ -92,5 +93,9 @@ def follow(all_cells: list[Cell], context: cells.Context) -> int:
                 continue
             cell = by_id[told["compute"]]
             directory = cells.run_directory(context.workdir, cell.run_id)
-            with contextlib.suppress(Interrupted, *_OF_THE_CELL):
+            try:
                 cells.compute(cell, context, directory, cells.trunk_of(cell, context.workdir))
+            except Damaged:
+                raise  # perhaps on this host alone
+            except (Interrupted, *_OF_THE_CELL):
+                pass  # host 0 says what it is
