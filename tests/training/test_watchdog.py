@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from rewardscale.data.tokenised import TokenisedView, open_view
-from rewardscale.training.watchdog import HUNG, Watchdog
+from rewardscale.training.watchdog import HUNG, Watchdog, stacks
 from tests.training.running import STEPS, case, train
 
 REPO = Path(__file__).parents[2]
@@ -78,3 +79,19 @@ def test_a_folder_that_is_gone_does_not_silence_it(seconds: float, tmp_path: Pat
     watchdog.close()
     error = capfd.readouterr().err
     assert "has not got on for" in error and "test_watchdog.py" in error and "cannot be written" in error
+
+
+def test_the_main_thread_is_named_first_of_more_than_a_hundred() -> None:
+    """Idle threads of pools, as jax has them, are told in one entry."""
+    stop = threading.Event()
+    idle = [threading.Thread(target=stop.wait, name=f"idle-{n}") for n in range(120)]
+    for thread in idle:
+        thread.start()
+    try:
+        found = stacks()
+    finally:
+        stop.set()
+        for thread in idle:
+            thread.join()
+    assert found.startswith("MainThread:\n") and "test_watchdog.py" in found.splitlines()[2]
+    assert "and 117 more" in found
