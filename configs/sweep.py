@@ -35,7 +35,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "tune": _tune,
     }
     variants |= {"dose_objective": _dose_objective, "dose_votes": _dose_votes}
-    variants |= {"objective_transformer": _objective_transformer}
     variants |= {"curator": _curator, "curated": _curated, "trunks": _trunks, "objective": _objective}
     choose_variant(variant, variants, "sweep.py")(config)
     return config
@@ -194,25 +193,6 @@ def _objective(config: ConfigDict) -> None:
     config.also.pairs = (2500, 16_000, 100_000, 300_000)
     config.also.levels = ("raw", "gold")
     config.sweep.draws = config.also.draws = 5
-
-
-def _objective_transformer(config: ConfigDict) -> None:
-    """Experiment 011: a small transformer, which reads question and answer, on some of these pairs.
-
-    1 model x 3 sizes x 2 levels x 3 draws = 18 runs. Three draws and three sizes: no interval and no law.
-    """
-    _objective(config)
-    config.name = "objective-transformer"
-    config.data.objective.max_pairs = 24_000
-    config.sweep.models, config.also.models = ("w16",), ()
-    config.sweep.pairs, config.also.pairs = (1000, 4000, 16_000), ()
-    config.sweep.levels, config.also.levels = ("raw", "gold"), ()
-    config.sweep.draws = 3
-    config.learning_rates = {"w16": 3e-3}  # as of ukpconvarg1, untuned
-    config.recipe.epochs = 1.0
-    config.recipe.max_length = 1024
-    config.runtime.rows_per_microbatch = 2
-    config.runtime.scan_layers = False
 
 
 def _dose_votes(config: ConfigDict) -> None:
