@@ -34,9 +34,10 @@ def saved(directory: Path) -> Any:
 
 
 def record(directory: Path) -> dict[str, Any]:
-    """What of the run's record the clock does not decide."""
+    """What of the run's record neither the clock nor an interruption decides."""
     found = json.loads((directory / "record.json").read_text())
-    return {name: value for name, value in found.items() if "second" not in name and name != "resumed_at"}
+    other = ("resumed_at", "restored_from")
+    return {name: value for name, value in found.items() if "second" not in name and name not in other}
 
 
 def assert_agrees(directory: Path, whole: Path) -> None:
