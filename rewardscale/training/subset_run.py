@@ -123,7 +123,7 @@ def score_saved(
     """
     devices = mesh.make_mesh(runtime.mesh)
     params = _load(saved, model, recipe, devices)
-    batches = _scoring_batches(view.directory, rows.tobytes(), recipe.max_length, runtime, row_length)
+    batches = _packed(view, rows, recipe.max_length, runtime, row_length)  # a shard is scored once: not kept
     return scorer.score(model, params, batches, loop.forward_options(recipe.dtype, runtime), devices)
 
 
@@ -138,13 +138,19 @@ def _load(saved: Path, model: ModelConfig, recipe: Recipe, devices: Mesh) -> rew
     return checkpoint.load_state(saved, target)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)  # a sweep's models score the same rows
 def _scoring_batches(
     view: Path, rows: bytes, max_length: int, runtime: Runtime, row_length: int
 ) -> scorer.ScoringBatches:
+    return _packed(open_view(view), np.frombuffer(rows, np.uint32), max_length, runtime, row_length)
+
+
+def _packed(
+    view: TokenisedView, rows: np.ndarray, max_length: int, runtime: Runtime, row_length: int
+) -> scorer.ScoringBatches:
     return scorer.prepare(
-        open_view(view),
-        np.frombuffer(rows, np.uint32),
+        view,
+        rows,
         max_length=max_length,
         rows_per_microbatch=runtime.rows_per_microbatch,
         row_length=row_length,
