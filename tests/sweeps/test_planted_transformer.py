@@ -27,3 +27,10 @@ def test_tuning_uses_draws_that_nothing_reports():
     config, _ = configfile.load("planted_transformer.py:tune")
     base, _ = configfile.load("planted_transformer.py")
     assert config.sweep.first_draw > base.sweep.first_draw + base.sweep.draws
+
+
+def test_the_world_is_the_default_sweeps():
+    """As config and README say; a second copy of its numbers must not drift."""
+    config, _ = configfile.load("planted_transformer.py")
+    default, _ = configfile.load("sweep.py")
+    assert config.data.planted.world == default.data.planted.world
