@@ -61,10 +61,15 @@ def make_view(directory: Path, comparisons: Sequence[Comparison]) -> TokenisedVi
 
 
 def pack(
-    view: TokenisedView, trees: tree_rows.Trees, *, row_length: int = 64, rows_per_microbatch: int = 1
+    view: TokenisedView,
+    trees: tree_rows.Trees,
+    *,
+    row_length: int = 64,
+    rows_per_microbatch: int = 1,
+    shared: bool = True,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Trees packed into one batch [rows, row_length]; also the row and the slot of each tree."""
-    sizes = np.sum(trees.sizes(view.lengths), axis=0)
+    sizes = trees.tokens(view.lengths, shared=shared)
     plan = make_plan(sizes, batch=len(sizes), row_length=row_length, rows_per_microbatch=rows_per_microbatch)
     batch = tree_rows.assemble(
         token_store(view.directory),
@@ -75,6 +80,7 @@ def pack(
         plan.slot,
         shape=(int(plan.microbatches[0]) * rows_per_microbatch, row_length),
         slots=plan.trees_per_row,
+        shared=shared,
     )
     return batch, plan.row, plan.slot
 
@@ -111,6 +117,7 @@ def training_data(
     row_length: int = 64,
     rows_per_microbatch: int = 8,
     draw: int = 0,
+    shared: bool = True,
 ) -> pipeline.TrainingData:
     """The batches of a run on `subset`."""
     return pipeline.prepare(
@@ -124,6 +131,7 @@ def training_data(
         too_long="drop",
         row_length=row_length,
         rows_per_microbatch=rows_per_microbatch,
+        shared=shared,
     )
 
 

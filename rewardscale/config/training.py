@@ -153,7 +153,7 @@ class Recipe:
 # Names of what a layer keeps for its backward pass (models/reward.py).
 REMAT = ("none", "dots", "attention", "full")
 # How attention is computed (models/attention.py).
-ATTENTION = ("auto", "dense", "chunked", "splash")
+ATTENTION = ("auto", "dense", "chunked", "windowed", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +168,11 @@ class Runtime:
       scan_layers: lax.scan over layers (quick compiles) or an unrolled loop (faster on CPUs).
       remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
         "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
-      attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
-        none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
+      attention: "dense" holds all scores, "chunked" those of some queries at a time, "windowed" leaves out keys that
+        none of them sees (CPUs), "splash" is TPU kernels that hold no scores and skip what no token sees; "auto"
+        chooses by backend and length (models/attention.py).
+      share_prompts: a pair's prompt is computed once, or once a response. prune_last_layer: the last layer is computed
+        at the reward tokens alone, or whole. Both save work and change nothing beyond rounding.
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
         Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
         checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.
@@ -189,6 +192,8 @@ class Runtime:
     scan_layers: bool = True
     remat: str = "none"
     attention: str = "auto"
+    share_prompts: bool = True
+    prune_last_layer: bool = True
     checkpoint_seconds: float = 30.0
     checkpoints_kept: int = 2
     workers: int = 0

@@ -35,7 +35,12 @@ class Capacity:
 
 
 def capacity(
-    lengths: np.ndarray, *, pairs_per_step: int, row_length: int, rows_per_microbatch: int
+    lengths: np.ndarray,
+    *,
+    pairs_per_step: int,
+    row_length: int,
+    rows_per_microbatch: int,
+    shared: bool = True,
 ) -> Capacity:
     """Sizes that hold any step of up to `pairs_per_step` pairs of a view, whatever the subset.
 
@@ -45,14 +50,16 @@ def capacity(
     one prompt token: the sizes hold for "drop" and "truncate_left_of_prompt" alike.
 
     Args:
-      lengths: the view's table [rows, 1 + K].
+      lengths: the view's table [rows, 1 + K]. shared: whether a pair's prompt stands in a row once.
     """
+    prompts = 1 if shared else 2
     longest, shortest = 1, row_length
     for piece in arrays.pieces(len(lengths)):
         table = lengths[piece]
-        longest = max(longest, int(table[:, :3].sum(1).max()))
-        shortest = min(shortest, int(table[:, 1:3].sum(1).min()))
-    longest, shortest = min(row_length, longest), 1 + shortest
+        responses = table[:, 1:3].sum(1, dtype=np.int64)
+        longest = max(longest, int((prompts * table[:, 0].astype(np.int64) + responses).max()))
+        shortest = min(shortest, int(responses.min()))
+    longest, shortest = min(row_length, longest), prompts + shortest
     rows = min(pairs_per_step, -(-2 * pairs_per_step * longest // row_length) + 1)
     slots = min(pairs_per_step, row_length // shortest)
     return Capacity(_power_of_two(-(-rows // rows_per_microbatch)), _power_of_two(max(1, slots)))
@@ -123,6 +130,7 @@ class StepSource:
             slot,
             shape=(rows, plan.row_length),
             slots=self._sizes.slots,
+            shared=data.shared,
         )
         for name, values in (("weight", data.weight), ("target", data.target)):
             batch[name] = np.zeros((rows, self._sizes.slots), np.float32)

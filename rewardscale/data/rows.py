@@ -4,6 +4,9 @@ A tree lies in memory as [left response reversed | prompt | right response], so 
 to one contiguous interval [lo, hi) of its row: prompt and right token i to [p0, i], left token i to
 [i, p1), where [p0, p1) is the prompt. Rotary positions are given explicitly: both responses start
 where the prompt ends. Training puts the chosen response on the left, the rejected one on the right.
+
+Not shared, the prompt stands twice: [left response reversed | prompt | prompt | right response], two
+trees side by side.
 """
 
 import dataclasses
@@ -85,6 +88,11 @@ class Trees:
         )
         return left, prompt, lengths[self.rows, 1 + self.right].astype(np.int64)
 
+    def tokens(self, lengths: np.ndarray, *, shared: bool = True) -> np.ndarray:
+        """Tokens of each tree as it lies in a row, int64 [n]."""
+        left, prompt, right = self.sizes(lengths)
+        return left + prompt + right + (0 if shared else prompt * (left > 0))
+
 
 def pair_trees(rows: np.ndarray, orientation: np.ndarray, skip: np.ndarray) -> Trees:
     """One tree a pair: chosen on the left, rejected on the right."""
@@ -133,16 +141,19 @@ def assemble(
     *,
     shape: tuple[int, int],
     slots: int,
+    shared: bool = True,
 ) -> dict[str, np.ndarray]:
     """Builds the arrays of `shape` = (rows, row length) with up to `slots` trees a row.
 
     Args:
       row, offset, slot: [n] where each tree lies (a PackingPlan's entries).
+      shared: whether a tree's responses share its prompt.
 
     Returns:
       tokens, positions, lo, hi: int32 [rows, row length]; padding attends to itself only.
       left_at, right_at: int32 [rows, slots], the tokens at which rewards are read (0 where there is none).
-      segments: int32 [rows, slots, 3, 2], first token and number of tokens of left response, prompt, right response.
+      segments: int32 [rows, slots, 3, 2], first token and number of tokens of left response, prompt, right response;
+        not shared [rows, 2 slots, 3, 2], a tree's two halves side by side.
     """
     count, width = shape
     index = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
@@ -153,7 +164,7 @@ def assemble(
         "hi": index + np.int32(1),
         "left_at": np.zeros((count, slots), np.int32),
         "right_at": np.zeros((count, slots), np.int32),
-        "segments": np.zeros((count, slots, 3, 2), np.int32),
+        "segments": np.zeros((count, slots if shared else 2 * slots, 3, 2), np.int32),
     }
     if not len(trees):
         return out
@@ -168,28 +179,35 @@ def assemble(
     left_from = begin + before[each, 1 + np.maximum(trees.left, 0)]
     right_from = begin + before[each, 1 + trees.right]
 
-    size = left + prompt + right
+    again = np.where((left > 0) & (not shared), prompt, 0)  # the prompt of a right half
+    size = left + prompt + again + right
     k = ragged_arange(np.zeros(len(trees), np.int64), size)  # token number within its tree
 
     def spread(values: np.ndarray) -> np.ndarray:
         return np.repeat(values, size)
 
     p0, p1 = spread(left), spread(left + prompt)
-    on_left, on_right = k < p0, k >= p1
+    base = spread(left + again)  # where the prompt begins that the right response reads
+    on_left, on_right = k < p0, k >= base + p1 - p0
+    begins = np.where(k >= p1, base, p0)
     source = np.where(
         on_left,
         spread(left_from + left) - 1 - k,
-        np.where(on_right, spread(right_from) - p1, spread(prompt_from) - p0) + k,
+        np.where(on_right, spread(right_from) - base - p1 + p0, spread(prompt_from) - begins) + k,
     )
     start = spread(offset.astype(np.int64))
     column = start + k
     target = spread(row.astype(np.int64)) * width + column
     out["tokens"].reshape(-1)[target] = flat[source]
-    out["positions"].reshape(-1)[target] = np.where(on_left, p1 - 1 - k, k - p0)
-    out["lo"].reshape(-1)[target] = np.where(on_left, column, start + p0)
+    out["positions"].reshape(-1)[target] = np.where(on_left, p1 - 1 - k, k - begins)
+    out["lo"].reshape(-1)[target] = np.where(on_left, column, start + begins)
     out["hi"].reshape(-1)[target] = np.where(on_left, start + p1, column + 1)
     out["left_at"][row, slot] = np.where(left > 0, offset, 0)
     out["right_at"][row, slot] = offset + size - 1
-    out["segments"][row, slot, :, 0] = np.stack([offset, offset + left, offset + left + prompt], 1)
-    out["segments"][row, slot, :, 1] = np.stack([left, prompt, right], 1)
+    none = np.zeros_like(left)
+    halves = [(left, prompt, right)] if shared else [(left, prompt * (left > 0), none), (none, prompt, right)]
+    table = np.stack([np.stack(half, 1) for half in halves], 1)  # [n, halves, 3]
+    ends = np.cumsum(table.reshape(len(trees), -1), 1).reshape(table.shape)
+    parts = np.stack([offset[:, None, None] + ends - table, table], -1)
+    out["segments"][row[:, None], len(halves) * slot[:, None] + np.arange(len(halves))] = parts
     return out

@@ -35,6 +35,7 @@ class TrainingData:
       view_directory: the tokenised view. lengths: its table of lengths.
       trees: the pairs at each training position. weight, target: float32 [positions].
       plan: where they lie. dropped, truncated: pairs too long for the recipe.
+      shared: whether a pair's prompt stands in a row once.
       stored: the folder that trees, weight, target and plan are mapped from, or None.
     """
 
@@ -46,6 +47,7 @@ class TrainingData:
     plan: PackingPlan
     dropped: int
     truncated: int
+    shared: bool = True
     stored: Path | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,6 +69,7 @@ def prepare(
     too_long: str,
     row_length: int,
     rows_per_microbatch: int,
+    shared: bool = True,
     store: Path | None = None,
 ) -> TrainingData:
     """Fixes the training order and the packing plan of a run.
@@ -75,13 +78,14 @@ def prepare(
     positions shrinks in proportion and the counts are reported.
 
     Args:
+      shared: whether a pair's prompt stands in a row once, or once a response.
       store: folder for what is kept on disk: by default `<view>/batches`, and only from STORED_FROM positions on.
 
     Raises DataError if no pair is left, or the folder cannot be written.
     """
     shape = {
         "batch": batch,
-        "row_length": row_length or _row_length(view.lengths),
+        "row_length": row_length or _row_length(view.lengths, shared),
         "rows_per_microbatch": rows_per_microbatch,
     }
 
@@ -89,14 +93,15 @@ def prepare(
         return _fit(view, subset, positions, seed=seed, draw=draw, max_length=max_length, too_long=too_long)
 
     if store is None and positions < STORED_FROM:
-        return _in_memory(fitted(), shape)
+        return _in_memory(fitted(), shape, shared)
     fixed = [view.key, subset.fingerprint, positions, seed, draw, max_length, too_long, shape, _FORMAT]
+    fixed += [] if shared else ["prompts apart"]
     key = hashlib.blake2b(json.dumps(fixed).encode(), digest_size=16).hexdigest()
     folder = Path(store or view.directory / "batches") / key
     if not folder.exists():
         run = fitted()
         try:
-            arrays.write_folder(folder, _RECORD, lambda new: _fill(new, run, shape))
+            arrays.write_folder(folder, _RECORD, lambda new: _fill(new, run, shape, shared))
         except PermissionError as error:
             raise DataError(
                 f"the batches of {positions} training positions are kept in {folder.parent}, "
@@ -160,7 +165,7 @@ def _fit(
     )
 
 
-def _in_memory(run: _Run, shape: Mapping[str, Any]) -> TrainingData:
+def _in_memory(run: _Run, shape: Mapping[str, Any], shared: bool) -> TrainingData:
     subset, lengths = run.subset, run.view.lengths
     order = run.index[training_order(len(run.index), run.positions, seed=run.seed, draw=run.draw)]
     trees = tree_rows.pair_trees(subset.rows[order], subset.orientation[order], run.skip[order])
@@ -170,13 +175,14 @@ def _in_memory(run: _Run, shape: Mapping[str, Any]) -> TrainingData:
         trees=trees,
         weight=subset.weight[order],
         target=subset.target[order],
-        plan=make_plan(np.sum(trees.sizes(lengths), axis=0), **shape),
+        plan=make_plan(trees.tokens(lengths, shared=shared), **shape),
         dropped=run.dropped,
         truncated=run.truncated,
+        shared=shared,
     )
 
 
-def _fill(folder: Path, run: _Run, shape: Mapping[str, Any]) -> arrays.Contents:
+def _fill(folder: Path, run: _Run, shape: Mapping[str, Any], shared: bool) -> arrays.Contents:
     """The same as `_in_memory`, written to `folder` piece by piece: memory holds an epoch's order at the most."""
     subset, lengths = run.subset, run.view.lengths
     same = {
@@ -194,7 +200,7 @@ def _fill(folder: Path, run: _Run, shape: Mapping[str, Any]) -> arrays.Contents:
     sizes = arrays.create(folder / "sizes.npy", np.uint32, run.positions)
     for here, places in _order(run):
         trees = tree_rows.pair_trees(subset.rows[places], subset.orientation[places], run.skip[places])
-        sizes[here] = np.sum(trees.sizes(lengths), axis=0)
+        sizes[here] = trees.tokens(lengths, shared=shared)
         values = {name: getattr(trees, name) for name in _TREES}
         values |= {"weight": subset.weight[places], "target": subset.target[places]}
         for name, column in columns.items():
@@ -215,6 +221,7 @@ def _fill(folder: Path, run: _Run, shape: Mapping[str, Any]) -> arrays.Contents:
         "plan": plan.fingerprint,
         "dropped": run.dropped,
         "truncated": run.truncated,
+        "shared": shared,
     }
     return record, {**columns, **same, **{name: getattr(plan, name) for name in _PLAN}}
 
@@ -248,6 +255,7 @@ def _open_stored(folder: Path, view_directory: Path) -> TrainingData:
             plan=plan,
             dropped=record["dropped"],
             truncated=record["truncated"],
+            shared=record.get("shared", True),
             stored=folder,
         )
     except KeyError as error:
@@ -258,6 +266,7 @@ def _restore(values: dict[str, Any]) -> TrainingData:
     return TrainingData(lengths=token_store(values["view_directory"]).view.lengths, **values)
 
 
-def _row_length(lengths: np.ndarray) -> int:
-    longest = [int(lengths[piece, :3].sum(1).max()) for piece in arrays.pieces(len(lengths))]
+def _row_length(lengths: np.ndarray, shared: bool) -> int:
+    times = np.array([1 if shared else 2, 1, 1])  # that a pair's prompt and responses stand in a row
+    longest = [int((lengths[piece, :3] * times).sum(1).max()) for piece in arrays.pieces(len(lengths))]
     return choose_row_length(np.array(longest))

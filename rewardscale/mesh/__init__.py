@@ -19,6 +19,7 @@ from rewardscale.mesh.devices import (
     peak_flops,
     place,
     place_shares,
+    platform,
     share,
 )
 from rewardscale.mesh.hosts import (
@@ -62,6 +63,7 @@ __all__ = [
     "peak_flops",
     "place",
     "place_shares",
+    "platform",
     "share",
     "together",
     "vote",

@@ -36,6 +36,11 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def platform(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": of the mesh's devices, or of jax's default where there is no mesh."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
 def fitted(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding:
     """`spec` on `mesh`, with axes left out where they do not divide the dimension (e.g. 1 KV head over 2 devices)."""
     entries = []

@@ -13,10 +13,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.mesh import BATCH_AXES
+from rewardscale.mesh import BATCH_AXES, platform
 from rewardscale.models import splash
+from rewardscale.models.windowed import windowed
 
 DENSE_UP_TO = 2048  # tokens of a row, where "auto" chooses
+WINDOWED_FROM = 256  # tokens of a row, on CPUs
 QUERIES = 512  # whose scores "chunked" holds at once
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [R, Q, H, d], k, v [R, T, K, d] -> like q
 
@@ -26,20 +28,30 @@ def among_tokens(kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None) -> 
 
     "dense" builds all scores, [R, H, T, T]; "chunked" those of QUERIES queries at a time, [R, H, QUERIES, T], backward
     too. "splash" runs TPU kernels that skip blocks of keys and never hold scores (off TPUs they are interpreted:
-    right, and slow). "auto" is splash on TPUs for rows of 512 tokens or more, else dense, but chunked for rows
+    right, and slow). "windowed" computes blocks of queries over windows of keys, for CPUs. "auto" is splash on TPUs
+    for rows of 512 tokens or more and windowed on CPUs for rows of WINDOWED_FROM, else dense, but chunked for rows
     longer than DENSE_UP_TO.
     """
-    on_tpu = (mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()) == "tpu"
     length = lo.shape[1]
     if kind == "auto":
-        kind = "splash" if on_tpu and 512 <= length <= splash.LONGEST else "dense"
-        kind = "chunked" if kind == "dense" and length > DENSE_UP_TO else kind
+        kind = _fitting(platform(mesh), length)
     if kind == "dense":
         return at_queries(lo, hi, length)
     if kind == "chunked":
         return lambda q, k, v: checkpoint_name(chunked(q, k, v, lo, hi), splash.SAVED)
-    kernel = functools.partial(splash.splash, interpret=not on_tpu)
+    if kind == "windowed":
+        return lambda q, k, v: checkpoint_name(over_mesh(windowed, mesh, q, k, v, lo, hi), splash.SAVED)
+    kernel = functools.partial(splash.splash, interpret=platform(mesh) != "tpu")
     return lambda q, k, v: over_mesh(kernel, mesh, q, k, v, lo, hi)
+
+
+def _fitting(device: str, length: int) -> str:
+    """What "auto" is for rows of `length` tokens on devices of that platform."""
+    if device == "tpu" and 512 <= length <= splash.LONGEST:
+        return "splash"
+    if device == "cpu" and length >= WINDOWED_FROM:
+        return "windowed"
+    return "dense" if length <= DENSE_UP_TO else "chunked"
 
 
 def at_queries(lo: jax.Array, hi: jax.Array, keys: int) -> Attend:

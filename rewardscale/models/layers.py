@@ -12,6 +12,7 @@ from flax import nnx
 
 from rewardscale.config import ModelConfig, RopeScaling
 from rewardscale.models.attention import Attend
+from rewardscale.models.products import Multiply, multiply
 
 
 def declare(shape: tuple[int, ...], sd: float | None) -> nnx.Param:
@@ -96,20 +97,20 @@ class Attention(nnx.Module):
         turn: tuple[jax.Array, jax.Array],
         attend: Attend,
         queries: tuple[jax.Array, tuple[jax.Array, jax.Array]] | None = None,
+        multiply: Multiply = multiply,
     ) -> jax.Array:
         """Attends from all tokens of x [R, T, D], or from `queries` = (their inputs [R, Q, D], their rotation).
 
         `attend` knows which keys each of them sees. Returns [R, queries, D].
         """
         at, at_turn = (x, turn) if queries is None else queries
-        q = adapted(_project(at, self.q), at, self.q_a, self.q_b, self.lora_scale)
-        k = adapted(_project(x, self.k), x, self.k_a, self.k_b, self.lora_scale)
-        v = adapted(_project(x, self.v), x, self.v_a, self.v_b, self.lora_scale)
+        q = adapted(multiply(at, self.q[...], 1), at, self.q_a, self.q_b, self.lora_scale)
+        k = adapted(multiply(x, self.k[...], 1), x, self.k_a, self.k_b, self.lora_scale)
+        v = adapted(multiply(x, self.v[...], 1), x, self.v_a, self.v_b, self.lora_scale)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out = attend(rotate(q, at_turn), rotate(k, turn), v)
-        wide = jnp.einsum("rthd,hde->rte", out, self.o[...].astype(x.dtype))
-        return adapted(wide, out, self.o_a, self.o_b, self.lora_scale)
+        return adapted(multiply(out, self.o[...], 2), out, self.o_a, self.o_b, self.lora_scale)
 
 
 class SwiGLU(nnx.Module):
@@ -124,11 +125,11 @@ class SwiGLU(nnx.Module):
         self.down_a, self.down_b = adapter(config, "down", (config.mlp_width,), (config.width,))
         self.lora_scale = config.lora.scale if config.lora else 0.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up, down = (p[...].astype(x.dtype) for p in (self.gate, self.up, self.down))
-        gated = jax.nn.silu(adapted(x @ gate, x, self.gate_a, self.gate_b, self.lora_scale))
-        hidden = gated * adapted(x @ up, x, self.up_a, self.up_b, self.lora_scale)
-        return adapted(hidden @ down, hidden, self.down_a, self.down_b, self.lora_scale)
+    def __call__(self, x: jax.Array, multiply: Multiply = multiply) -> jax.Array:
+        gate, up = (multiply(x, p[...], 1) for p in (self.gate, self.up))
+        gated = jax.nn.silu(adapted(gate, x, self.gate_a, self.gate_b, self.lora_scale))
+        hidden = gated * adapted(up, x, self.up_a, self.up_b, self.lora_scale)
+        return adapted(multiply(hidden, self.down[...], 1), hidden, self.down_a, self.down_b, self.lora_scale)
 
 
 class Block(nnx.Module):
@@ -140,10 +141,16 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
         self.mlp = SwiGLU(config)
 
-    def __call__(self, x: jax.Array, turn: tuple[jax.Array, jax.Array], attend: Attend) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        turn: tuple[jax.Array, jax.Array],
+        attend: Attend,
+        multiply: Multiply = multiply,
+    ) -> jax.Array:
         """x [R, T, D] -> [R, T, D]."""
-        x = x + self.attention(self.attention_norm(x), turn, attend)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.attention(self.attention_norm(x), turn, attend, multiply=multiply)
+        return x + self.mlp(self.mlp_norm(x), multiply)
 
     def at(
         self,
@@ -152,6 +159,7 @@ class Block(nnx.Module):
         attend: Attend,
         index: jax.Array,
         index_turn: tuple[jax.Array, jax.Array],
+        multiply: Multiply = multiply,
     ) -> jax.Array:
         """The layer's output at tokens `index` [R, Q] only: [R, Q, D]; `attend` is that of these tokens.
 
@@ -159,8 +167,9 @@ class Block(nnx.Module):
         """
         normed = self.attention_norm(x)
         picked = take_tokens(x, index)
-        picked = picked + self.attention(normed, turn, attend, (take_tokens(normed, index), index_turn))
-        return picked + self.mlp(self.mlp_norm(picked))
+        queries = take_tokens(normed, index), index_turn
+        picked = picked + self.attention(normed, turn, attend, queries, multiply)
+        return picked + self.mlp(self.mlp_norm(picked), multiply)
 
 
 def take_tokens(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -174,7 +183,3 @@ def adapted(y: jax.Array, x: jax.Array, a: nnx.Param | None, b: nnx.Param | None
         return y
     low = jnp.tensordot(x, a[...].astype(x.dtype), axes=a[...].ndim - 1) * scale  # [R, T, r]
     return y + jnp.tensordot(low, b[...].astype(x.dtype), axes=1)
-
-
-def _project(x: jax.Array, kernel: nnx.Param) -> jax.Array:
-    return jnp.einsum("rte,ehd->rthd", x, kernel[...].astype(x.dtype))

@@ -26,8 +26,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rewardscale.config import ATTENTION, KERNELS, REMAT, ConfigError, ModelConfig
-from rewardscale.mesh import BATCH_AXES, fitted
-from rewardscale.models.attention import Attend, among_tokens, at_queries
+from rewardscale.mesh import BATCH_AXES, fitted, platform
+from rewardscale.models import products
+from rewardscale.models.attention import among_tokens, at_queries
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -228,15 +229,19 @@ def rewards(
 
     turn = rotary(batch["positions"], config)
     attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
-    pin = pin_parameters(mesh)
-    x = run_blocks(model.blocks, config.layers - options.prune, x, turn, attend, options, keep, pin)
+    pin, multiply = pin_parameters(mesh), products.choose(platform(mesh), options.dtype)
+
+    def forward(x: jax.Array, block: Block) -> jax.Array:
+        return keep(pin(block)(x, turn, attend, multiply))
+
+    x = run_blocks(model.blocks, config.layers - options.prune, x, forward, options)
     if not options.prune:
         x = take_tokens(x, index)
     else:
         last = jax.tree.map(lambda p: p[-1], model.blocks)
         index_turn = rotary(pick(batch["positions"]), config)
         index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
-        x = pin(last).at(x, turn, index_attend, index, index_turn)
+        x = pin(last).at(x, turn, index_attend, index, index_turn, multiply)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))
     left, right = jnp.split(out, 2, -1)
@@ -288,19 +293,16 @@ def run_blocks(
     blocks: Block,
     count: int,
     x: jax.Array,
-    turn: tuple[jax.Array, jax.Array],
-    attend: Attend,
+    forward: Callable[[jax.Array, Block], jax.Array],
     options: Options,
-    keep: Callable[[jax.Array], jax.Array],
-    pin: Callable[[Block], Block],
 ) -> jax.Array:
-    """x [R, T, D] through the first `count` stacked blocks; `keep` holds its sharding, `pin` theirs.
+    """x [R, T, D] through the first `count` stacked blocks, each by `forward`.
 
     By scan or by an unrolled loop. A scan that is differentiated wants its layers as a stack of their own: a copy.
     """
 
     def body(x: jax.Array, block: Block) -> tuple[jax.Array, None]:
-        return keep(pin(block)(x, turn, attend)), None
+        return forward(x, block), None
 
     step = body
     if options.remat != "none":

@@ -300,6 +300,7 @@ def _train(
         too_long=recipe.too_long,
         row_length=runtime.row_length,
         rows_per_microbatch=runtime.rows_per_microbatch,
+        shared=runtime.share_prompts,
     )
     trained = loop.train(
         run, data, runtime, devices, directory,

@@ -28,6 +28,7 @@ from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
+from rewardscale.models.products import check_bfloat16_on_cpu
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
 from rewardscale.training.clock import Clock
 from rewardscale.training.finite import Finite, skipped_steps, without_nonfinite
@@ -91,6 +92,7 @@ def train(
         pairs_per_step=run.recipe.pairs_per_step,
         row_length=plan.row_length,
         rows_per_microbatch=plan.rows_per_microbatch,
+        shared=data.shared,
     )
     host, shares = mesh.share(device_mesh, plan.rows_per_microbatch)
     source = pipeline.StepSource(data, sizes, host=host, hosts=shares)
@@ -219,10 +221,13 @@ def _blocks(
 
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:
-    """Forward-pass options of a run."""
+    """Forward-pass options of a run. Raises ConfigError if this machine's CPU cannot do bfloat16."""
+    if dtype == "bfloat16" and jax.default_backend() == "cpu":
+        check_bfloat16_on_cpu()
     return reward.Options(
-        dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat, attention=runtime.attention
-    )
+        dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat, attention=runtime.attention,
+        prune=runtime.prune_last_layer,
+    )  # fmt: skip
 
 
 def restore_or_init(

@@ -83,6 +83,7 @@ def _trained(
         too_long=recipe.too_long,
         row_length=runtime.row_length,
         rows_per_microbatch=runtime.rows_per_microbatch,
+        shared=runtime.share_prompts,
     )
     devices = mesh.make_mesh(runtime.mesh)
     trained = loop.train(

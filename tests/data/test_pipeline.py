@@ -226,10 +226,13 @@ def test_the_capacity_holds_every_step_of_every_subset(table, batch, row_length,
     too_long = data.draw(st.sampled_from(["drop", "truncate_left_of_prompt"]))
     keep, skip = tree_rows.fit_to(lengths, chosen, max_length=max_length, too_long=too_long)
     trees = tree_rows.pair_trees(chosen[keep], np.ones(keep.sum()), skip[keep])
-    tokens = np.sum(trees.sizes(lengths), axis=0)
+    shared = data.draw(st.booleans())
+    tokens = trees.tokens(lengths, shared=shared)
     tokens = tokens[tokens <= row_length]  # longer ones are an error of make_plan
     plan = make_plan(tokens, batch=batch, row_length=row_length, rows_per_microbatch=rows)
-    holds = capacity(lengths, pairs_per_step=batch, row_length=row_length, rows_per_microbatch=rows)
+    holds = capacity(
+        lengths, pairs_per_step=batch, row_length=row_length, rows_per_microbatch=rows, shared=shared
+    )
     assert plan.microbatches.max(initial=0) <= holds.microbatches
     assert plan.trees_per_row <= holds.slots
     for n in (holds.microbatches, holds.slots):

@@ -122,6 +122,42 @@ def test_one_row_one_can_read(stored):
         assert out["hi"][row, columns].tolist() == (columns + 1).tolist()
 
 
+def test_not_shared_a_tree_is_its_two_halves_side_by_side(stored):
+    """Each half is what the tree of that response alone is, and the left one reversed."""
+    view, store, _ = stored
+    trees = pair_trees(np.array([4, 0]), np.array([-1, 1]), np.array([1, 0]))
+    sizes = trees.tokens(view.lengths, shared=False)
+    left, prompt, right = trees.sizes(view.lengths)
+    np.testing.assert_array_equal(sizes, left + 2 * prompt + right)
+    row, offset, slot = np.array([0, 0]), np.array([2, 2 + sizes[0]]), np.array([0, 1])
+    width = int(sizes.sum()) + 5
+    out = assemble(store, view.lengths, trees, row, offset, slot, shape=(1, width), slots=2, shared=False)
+    for tree in range(2):
+        middle = offset[tree] + left[tree] + prompt[tree]
+        for response, begin, at in (
+            (trees.right, middle, out["right_at"][0, tree]),
+            (trees.left, offset[tree], out["left_at"][0, tree]),
+        ):
+            alone = Trees(trees.rows, np.full(2, ABSENT), response, trees.skip)[tree : tree + 1]
+            size = int(alone.tokens(view.lengths)[0])
+            want = assemble(store, view.lengths, alone, *np.zeros((3, 1), int), shape=(1, size), slots=1)
+            here = slice(begin, begin + size)
+            is_left = response is trees.left
+            # a left half reads [response reversed | prompt]: the tree alone read by positions
+            order = np.argsort(out["positions"][0, here]) if is_left else np.arange(size)
+            np.testing.assert_array_equal(out["tokens"][0, here][order], want["tokens"][0])
+            np.testing.assert_array_equal(out["positions"][0, here][order], want["positions"][0])
+            assert out["positions"][0, at] == size - 1
+            for name in ("lo", "hi"):
+                assert (out[name][0, here] >= begin).all() and (out[name][0, here] <= begin + size).all()
+            seen = (out["hi"] - out["lo"])[0, here][order]
+            of_prompt = int(prompt[tree])
+            np.testing.assert_array_equal(seen[of_prompt:], np.arange(of_prompt + 1, size + 1))
+        np.testing.assert_array_equal(out["segments"][0, 2 * tree, :, 1], [left[tree], prompt[tree], 0])
+        np.testing.assert_array_equal(out["segments"][0, 2 * tree + 1, :, 1], [0, prompt[tree], right[tree]])
+        assert out["segments"][0, 2 * tree + 1, 1, 0] == middle
+
+
 def test_a_table_in_memory_gives_what_a_view_gives(stored):
     view, store, tokens = stored
     table = TokenTable.of(tokens)

@@ -27,7 +27,18 @@ def level(weights: bool) -> Level:
     return Level("some", rows, orientation, weight=weight, target=target)
 
 
-def prepare(view, *, store=None, weights=False, pairs=60, epochs=2.1, draw=0, max_length=99, too_long="drop"):
+def prepare(
+    view,
+    *,
+    store=None,
+    weights=False,
+    pairs=60,
+    epochs=2.1,
+    draw=0,
+    max_length=99,
+    too_long="drop",
+    shared=True,
+):
     return pipeline.prepare(
         view,
         subset(level(weights), pairs, pool=np.arange(240), seed=0, draw=draw),
@@ -39,12 +50,15 @@ def prepare(view, *, store=None, weights=False, pairs=60, epochs=2.1, draw=0, ma
         too_long=too_long,
         row_length=ROW,
         rows_per_microbatch=ROWS,
+        shared=shared,
         store=store,
     )
 
 
 def source(data, **host) -> StepSource:
-    sizes = capacity(data.lengths, pairs_per_step=BATCH, row_length=ROW, rows_per_microbatch=ROWS)
+    sizes = capacity(
+        data.lengths, pairs_per_step=BATCH, row_length=ROW, rows_per_microbatch=ROWS, shared=data.shared
+    )
     return StepSource(data, sizes, **host)
 
 
@@ -64,12 +78,13 @@ def equal(one, two):
     st.sampled_from([99, 14, 11]),
     st.sampled_from(["drop", "truncate_left_of_prompt"]),
     st.sampled_from([7, 64, 2**20]),
+    st.booleans(),
 )
 def test_stored_batches_are_those_in_memory(
-    view, tmp_path, weights, pairs, epochs, draw, max_length, too_long, piece
+    view, tmp_path, weights, pairs, epochs, draw, max_length, too_long, piece, shared
 ):
     asked = {"weights": weights, "pairs": pairs, "epochs": epochs, "draw": draw}
-    asked |= {"max_length": max_length, "too_long": too_long}
+    asked |= {"max_length": max_length, "too_long": too_long, "shared": shared}
     memory = prepare(view, **asked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rewardscale.data.arrays.PIECE", piece)

@@ -201,14 +201,79 @@ def test_chunked_is_dense(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_like_dense(random_inputs(random, 2, length, 4, 2, 8), lo, hi, kind="chunked")
 
 
-@pytest.mark.parametrize(("length", "scores"), [(1024, "1x1x1x1024x1024"), (4096, "1x1x1x512x4096")])
-def test_auto_off_tpus_holds_all_scores_of_short_rows_only(length: int, scores: str) -> None:
-    lo, hi = jnp.zeros((1, length), int), jnp.arange(1, length + 1)[None]
-    arrays = jnp.ones((3, 1, length, 1, 8))
+@pytest.mark.parametrize(
+    ("rows", "length", "heads", "kv", "dim"), [(2, 128, 4, 2, 8), (1, 700, 2, 1, 16), (3, 1024, 3, 3, 8)]
+)
+def test_windowed_is_dense_on_random_trees_forward_and_backward(
+    rows: int, length: int, heads: int, kv: int, dim: int
+) -> None:
+    random = np.random.default_rng(length)
+    trees = random_trees(random, rows, length)
+    assert_like_dense(random_inputs(random, rows, length, heads, kv, dim), *trees, kind="windowed")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 300))
+def test_windowed_takes_any_intervals(seed: int, longest: int) -> None:
+    random = np.random.default_rng(seed)
+    lo = random.integers(0, 330, (1, 330)).astype(np.int32)
+    hi = np.minimum(lo + random.integers(1, longest + 1, lo.shape), 330).astype(np.int32)
+    assert_like_dense(random_inputs(random, 1, 330, 2, 1, 8), lo, hi, kind="windowed")
+
+
+def test_windowed_lets_no_tree_see_another() -> None:
+    """Changing all keys and values of one tree leaves the outputs and query gradients of the others as they were."""
+    random = np.random.default_rng(4)
+    lo, hi = random_trees(random, 1, 1024)
+    arrays = random_inputs(random, 1, 1024, 2, 1, 8)
+    attend = attention.among_tokens("windowed", jnp.asarray(lo), jnp.asarray(hi), None)
+    before, gradients = both_ways(arrays, attend)
+    tree = slice(int(lo[0, 500]), int(hi[0, 500]))
+    k, v = (x.at[:, tree].set(random.normal(size=x[:, tree].shape)) for x in arrays[1:3])
+    after, changed = both_ways([arrays[0], k, v, arrays[3]], attend)
+    apart = (np.arange(1024) < lo[0].clip(max=tree.start)) | (lo[0] >= tree.stop) | (hi[0] <= tree.start)
+    assert 100 < apart.sum() < 1024
+    np.testing.assert_array_equal(before[0, apart], after[0, apart])
+    np.testing.assert_array_equal(gradients[0][0, apart], changed[0][0, apart])
+    assert np.abs(before - after)[0, tree].max() > 0.1
+
+
+def test_windowed_in_bfloat16_is_dense_but_rounded() -> None:
+    random = np.random.default_rng(2)
+    lo, hi = random_trees(random, 1, 512)
+    arrays = random_inputs(random, 1, 512, 2, 1, 16)
+    narrow = [x.astype(jnp.bfloat16) for x in arrays]
+    places = jnp.asarray(lo), jnp.asarray(hi)
+    fast = both_ways(narrow, attention.among_tokens("windowed", *places, None))
+    slow = both_ways([x.astype(jnp.float32) for x in narrow], attention.among_tokens("dense", *places, None))
+    for ours, truth in zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(ours, np.float32), truth, rtol=0.05, atol=0.1)
+
+
+def test_windowed_over_a_mesh_is_dense() -> None:
+    random = np.random.default_rng(8)
+    lo, hi = random_trees(random, 4, 256)
+    mesh = meshes.make_mesh((2, 2, 2))
+    assert_like_dense(random_inputs(random, 4, 256, 4, 2, 8), lo, hi, mesh, kind="windowed")
+
+
+def test_auto_on_cpus_holds_no_row_of_scores_whole() -> None:
+    lo, hi = jnp.zeros((1, 4096), int), jnp.arange(1, 4097)[None]
+    arrays = jnp.ones((3, 1, 4096, 1, 8))
     text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
-    assert scores in text and (f"{length}x{length}" in text) == (length == 1024)
+    assert "128x4096" in text and "4096x4096" not in text
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "kind"),
+    [("tpu", 4096, "splash"), ("tpu", 64, "dense"), ("cpu", 28, "dense"), ("cpu", 256, "windowed"),
+     ("gpu", 1024, "dense"), ("gpu", 4096, "chunked")],
+)  # fmt: skip
+def test_auto_chooses_by_platform_and_length(device: str, length: int, kind: str) -> None:
+    assert attention._fitting(device, length) == kind
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, splash"):
+    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, windowed, splash"):
         reward.Options(attention="flash")

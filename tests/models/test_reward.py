@@ -94,6 +94,25 @@ def one_a_row(
     return pair_rewards(config, params, (batch, row, 0 * row))[:, 1]
 
 
+def test_a_prompt_twice_gives_the_rewards_and_gradients_of_a_prompt_once(pairs_view: TokenisedView) -> None:
+    """The loss is the same within 1e-5 of its value, as is each gradient within 1e-5 of the largest."""
+    config = MODELS["query-key norms, one key head"]
+    params, trees = random_params(config), random_pairs(pairs_view, 40)
+    found = []
+    for shared in (True, False):
+        batch, row, slot = small.pack(pairs_view, trees, shared=shared, row_length=96)
+
+        def loss(params: reward.Params, batch=batch, row=row, slot=slot) -> jax.Array:
+            left, right = reward.rewards(config, params, batch, reward.Options())
+            return jax.nn.softplus(right[row, slot] - left[row, slot]).sum()
+
+        found.append(jax.jit(jax.value_and_grad(loss))(params))
+    (once, of_once), (twice, of_twice) = found
+    assert abs(float(once) - float(twice)) < 1e-5 * float(once)
+    for a, b in zip(jax.tree.leaves(of_once), jax.tree.leaves(of_twice), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(a).max()))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_and_shared_equal_one_response_a_row(name: str, pairs_view: TokenisedView) -> None:
     config = MODELS[name]

@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path, leave: int) -> None:
-    """Makes `path` a file that takes all of the space but `leave` bytes, or less if a checkpoint is written meanwhile."""
+    """Makes `path` a file that takes all of the space but `leave` bytes, or less if one is saved meanwhile."""
     state = os.statvfs(path.parent)
     try:
         path.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - leave)))

@@ -227,3 +227,17 @@ def test_sigterm_to_a_process_saves_and_the_next_one_continues(
     trained = train(run, data, tmp_path / "run")
     assert trained.record["resumed_at"] == 5
     assert_equals_whole(tmp_path / "run", trained, whole)
+
+
+def test_what_a_run_saves_is_only_work(pairs_view: TokenisedView, tmp_path: Path) -> None:
+    """Prompts computed twice and the last layer whole: the same losses within 1e-5 of their values."""
+    run, data = case(pairs_view)
+    apart = small.training_data(
+        pairs_view, small.whole_subset(pairs_view, len(data.trees)), rows_per_microbatch=4, shared=False
+    )
+    assert apart.plan.tokens > data.plan.tokens
+    train(run, data, tmp_path / "saving")
+    train(run, apart, tmp_path / "all", prune_last_layer=False)
+    ours, slow = (np.array([line["loss"] for line in metrics(tmp_path / name)]) for name in ("saving", "all"))
+    assert len(ours) == STEPS and np.ptp(ours) > 0.05
+    np.testing.assert_allclose(ours, slow, rtol=1e-5)
