@@ -4,6 +4,7 @@
     python -m rewardscale.launch --config=sweep.py:smoke                 # the same, under a minute
     python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR  # real people's votes (ukpconvarg1)
     python -m rewardscale.launch --config=sweep.py --dry_run             # what would run, and how long it takes
+    python -m rewardscale.launch --config=paper_curves.py:scaling --dry_run --without_data   # hours of a slice, cost
 
 A bare file name is looked for in configs/. Any value of the config can be overridden, and a wrong key
 or type is answered with the nearest right one:
@@ -57,6 +58,12 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.sweeps import sweep
 
     config, docstring = configfile.load(options.config, overrides)
+    if options.without_data:
+        from rewardscale.sweeps import pricing
+
+        priced = pricing.price(config, pricing.of_grid(config))
+        print(pricing.page(config, priced, chip_hour_price=options.chip_hour_price))
+        return 0
     workdir = options.workdir or Path("runs") / config.name
     plan = mesh.once(lambda: sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring))
     if mesh.hosts() == 1:
@@ -80,7 +87,7 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         return _submit(plan, options, overrides)
     if options.dry_run:
         chosen = sweep.choose(plan, options.cell) if options.cell else plan.cells
-        print(summary.dry_run(dataclasses.replace(plan, cells=chosen)))
+        print(_laid_out(dataclasses.replace(plan, cells=chosen), options))
         return 0
     if options.cell:
         ran = sweep.run_chosen(plan, options.cell, wandb=options.wandb)
@@ -96,15 +103,25 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
     return 1 if missing else 0
 
 
+def _laid_out(plan: "sweep.Plan", options: argparse.Namespace) -> str:
+    """What a dry run prints of a sweep: on a CPU, and on the slice that its config names."""
+    from rewardscale.sweeps import pricing, summary
+
+    text = summary.dry_run(plan)
+    if plan.config.assumed.topology:
+        text += f"\n\n{pricing.of_plan(plan, chip_hour_price=options.chip_hour_price)}"
+    return text
+
+
 def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Makes a wandb sweep of the cells that are not done, or prints it, or only writes its file."""
-    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps import sweep
     from rewardscale.sweeps.executors import command, wandb_agents
 
     line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
     made = wandb_agents.definition(plan.config.name, plan.todo(), [*line, "--wandb=online"])
     if options.dry_run:
-        print(summary.dry_run(plan))
+        print(_laid_out(plan, options))
         print(f"a wandb sweep would be made of this definition:\n{wandb_agents.text(made)}", end="")
         return 0
     sweep.describe(plan)
@@ -120,7 +137,7 @@ def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dic
 
 def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Hands the cells that are neither done nor in the cluster's queue to it, or prints what would be handed over."""
-    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps import sweep
     from rewardscale.sweeps.executors import command
     from rewardscale.sweeps.executors.local import in_order
     from rewardscale.sweeps.executors.submission import said
@@ -139,7 +156,7 @@ def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str
     )
     counted = f"{len(cells)} cells in {len(made.tasks)} tasks"
     if options.dry_run:
-        print(f"{summary.dry_run(plan)}\n{counted} would be submitted {made.shown}")
+        print(f"{_laid_out(plan, options)}\n{counted} would be submitted {made.shown}")
         return 0
     if there:
         print(f"{len(there)} cells are in a job already: {said(there)}")
@@ -193,6 +210,19 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         help="print cells, pairs, tokens, FLOPs and estimated time; train nothing",
     )
     parser.add_argument(
+        "--without_data",
+        action="store_true",
+        help="with --dry_run: hours and cost of the grid on the slice config.assumed.topology, pairs as long as "
+        "config.assumed says; the data need not be there",
+    )
+    parser.add_argument(
+        "--chip_hour_price",
+        type=float,
+        default=0.0,
+        metavar="PRICE",
+        help="with --dry_run, and a slice in config.assumed.topology: what a chip costs an hour, in any currency",
+    )
+    parser.add_argument(
         "--wandb", choices=("off", "offline", "online"), default="off", help="also log to Weights & Biases"
     )
     parser.add_argument(
@@ -224,6 +254,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add_host_flags(parser)
     options, overrides = configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
     options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
+    if (options.without_data or options.chip_hour_price) and not options.dry_run:
+        parser.error("--without_data and --chip_hour_price are for --dry_run")
+    if options.without_data and (options.cell or options.executor != "local"):
+        parser.error(
+            "--without_data knows no run ids, which follow from the data: neither --cell nor --executor"
+        )
+    if options.chip_hour_price < 0:
+        parser.error("--chip_hour_price must not be negative")
     if options.cell and (options.collect or options.status or options.executor != "local"):
         parser.error("--cell runs cells here, and neither collects nor hands them to another executor")
     clusters.check(parser, options, own_flags)
