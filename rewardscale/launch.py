@@ -29,7 +29,7 @@ figures/, report.html. Kill it whenever you like; the same command goes on where
 code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
 
 On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
-(docs/pods.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
+(docs/hosts.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
 """
 
 import argparse
@@ -38,7 +38,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewardscale.cli import INTERRUPTED, add_host_flags, on_hosts
+from rewardscale import exits
+from rewardscale.cli import add_host_flags, on_hosts
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.executors import clusters
 from rewardscale.training.tracker import PROJECT, create_sweep
@@ -99,8 +100,8 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         missing, interrupted = outcome.missing, outcome.interrupted
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 1 if missing else 0
+        return exits.INTERRUPTED
+    return exits.FAILED if missing else exits.DONE
 
 
 def _laid_out(plan: "sweep.Plan", options: argparse.Namespace) -> str:
@@ -140,7 +141,7 @@ def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str
     from rewardscale.sweeps import sweep
     from rewardscale.sweeps.executors import command
     from rewardscale.sweeps.executors.local import in_order
-    from rewardscale.sweeps.executors.submission import said
+    from rewardscale.sweeps.executors.submission import batched, said
 
     cluster = clusters.CLUSTERS[options.executor]
     there = {} if options.dry_run else cluster.queued(plan.workdir, options)
@@ -148,11 +149,10 @@ def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str
     line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
     made = cluster.submission(
         plan.config.name,
-        [c.run_id for c in cells],
+        batched([c.run_id for c in cells], options.cells_per_task),
         [*line, f"--wandb={options.wandb}"],
         plan.workdir,
         options,
-        stopped=INTERRUPTED,
     )
     counted = f"{len(cells)} cells in {len(made.tasks)} tasks"
     if options.dry_run:

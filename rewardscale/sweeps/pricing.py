@@ -223,6 +223,11 @@ def _models(config: SweepConfig, priced: Sequence[Priced]) -> list[str]:
                 widths, (name, ",".join(map(str, shape)), *size, bytes_a_chip(training, one.training.model))
             )
         )
+    lines.append(
+        "GiB by arithmetic (flops.device_bytes): no compiler was asked"
+        if planning.is_gpu(config.assumed.topology)
+        else "GiB as the TPU compiler planned them for the step: rewardscale.plan --sweep=... asks it"
+    )
     asked = config.runtime.rows_per_microbatch
     if any(p.training.together != asked for p in priced):
         lines.append(

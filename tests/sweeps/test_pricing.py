@@ -157,9 +157,10 @@ def test_with_data_their_lengths_take_the_place_of_assumed_ones(capsys, tmp_path
         config.sweep, models=("w8",), pairs=(100, 250), levels=("raw", "gold"), draws=1
     )
     laid = sweep.plan(dataclasses.replace(config, sweep=narrow), tmp_path / "w")
-    sizes = dry_run.sizes_of(
-        pricing.training_of(laid.config, "w8", 250), np.asarray(laid.context().view.lengths), source=""
-    )  # pyright: ignore[reportOptionalMemberAccess]
+    view = laid.context().view
+    assert view is not None
+    training = pricing.training_of(laid.config, "w8", 250)
+    sizes = dry_run.sizes_of(training, np.asarray(view.lengths), source="")
     for cell in laid.cells:
         assert isinstance(cell.run.model, ModelConfig)
         counted = {("w8", cell.run.pairs): 1}
