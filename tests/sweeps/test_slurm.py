@@ -65,9 +65,8 @@ def test_status_counts_every_cell_once(capsys, tmp_path):
 
 def test_a_running_task_s_cells_run_one_after_another(tmp_path):
     """Of four cells in one running task one is done and one is held: the rate is that of one at a time."""
-    config, _ = configfile.load(
-        "sweep.py:smoke", dict(a.removeprefix("--config.").split("=") for a in TINY[1:])
-    )
+    words = (a.removeprefix("--config.").partition("=") for a in TINY[1:])
+    config, _ = configfile.load("sweep.py:smoke", {key: value for key, _, value in words})
     plan = sweep.plan(config, tmp_path)
     done, at, *_ = (c.run_id for c in plan.cells)
     folder = tmp_path / "runs" / done
