@@ -7,7 +7,7 @@ python -m rewardscale.launch --config=paper_curves.py:small_votes            # b
 python -m rewardscale.launch --config=paper_curves.py:small_votes_snapshots  # curate.py:paper_votes
 python -m rewardscale.launch --config=paper_curves.py --dry_run --config.data.curated.workdir=DIR
 python -m rewardscale.launch --config=paper_curves.py:snapshots --dry_run --config.data.curated.workdir=DIR
-python -m rewardscale.launch --config=paper_curves.py:scaling --dry_run --config.data.curated.workdir=DIR
+python -m rewardscale.launch --config=paper_curves.py:scaling --dry_run --without_data   # hours, on assumed lengths
 
 DIR: a finished run of rewardscale.curate with eight iterations and the levels of curate.py:paper.
 
@@ -27,8 +27,10 @@ and other annotators would give is seen by repeating the curation: --config.seed
 consumed mean nothing for gathered levels, which are not drawn at random but retrieved.
 
 Without "small" the models are the paper's backbones, the recipe its development recipe: sizes to be laid out, priced
-and compiled (`rewardscale.plan --config=skywork_v2.py:llama3.1-8b-dev`). A sweep starts from random weights; published
-ones are trained level by level with `rewardscale.train`. llama3.1-8b-40m is llama3.1-8b again: a second run of it.
+and compiled (`rewardscale.plan --sweep=paper_curves.py:scaling`; docs/pods.md has what both print). Prices are for a
+v5p-128, 64 chips, a cell at a time: a step of 256 pairs is nine rows of 32,768 tokens, dealt over 16 groups of four
+chips. A sweep starts from random weights; published ones are trained level by level with `rewardscale.train`.
+llama3.1-8b-40m is llama3.1-8b again: a second run of it.
 """
 
 from ml_collections import ConfigDict
@@ -132,7 +134,11 @@ def _backbones(config: ConfigDict, *names: str) -> None:
     recipe.pairs_per_step, recipe.schedule, recipe.warmup, recipe.epochs = 256, "linear", 0.03, 1.0
     recipe.max_length, recipe.weight_decay, recipe.b2 = 16_384, 0.0, 0.999
     recipe.dtype = recipe.parameters = "bfloat16"
-    config.runtime.remat, config.runtime.mesh = "full", (1, -1, 1)
+    runtime, assumed = config.runtime, config.assumed
+    runtime.remat, runtime.mesh = "full", (1, -1, 4)
+    runtime.row_length, runtime.rows_per_microbatch = 2 * recipe.max_length, 16
+    assumed.topology = "v5p:4x4x4"
+    assumed.evaluation_pairs, assumed.start_minutes = 100_000, 10.0
 
 
 VARIANTS = {

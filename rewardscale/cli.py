@@ -5,12 +5,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from rewardscale import exits
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.stages import StageError
-
-UNUSABLE = 2  # bad input, or the machine's fault
-INTERRUPTED = 130
 
 RESUMED = "the same command goes on where this one stopped"
 
@@ -31,8 +29,8 @@ def exit_code(command: Callable[[], int], *, kept: str = "", interrupted: str = 
         print(f"error: {error.strerror or error}{where}{kept and f'; {kept}'}", file=sys.stderr)
     except KeyboardInterrupt:
         print("; ".join(filter(None, ["interrupted", interrupted])), file=sys.stderr)
-        return INTERRUPTED
-    return UNUSABLE
+        return exits.INTERRUPTED
+    return exits.UNUSABLE
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +50,7 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     """`exit_code(command)` once the hosts that the flags or the cluster name have come together.
 
     One host that fails ends at once, so that the others do not wait for it. Hosts that do not come together in time end
-    with mesh.APART: not bad input, so that whoever started them starts them again.
+    with exits.AGAIN: not bad input, so that whoever started them starts them again.
     """
     from rewardscale import mesh  # brings jax
 
@@ -61,7 +59,7 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
             mesh.initialize(options.coordinator, options.num_processes, options.process_id)
         except mesh.HostsApart as error:
             print(f"error: {error}", file=sys.stderr)
-            return mesh.APART
+            return exits.AGAIN
         return command()
 
     try:
@@ -69,7 +67,7 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     except BaseException:
         if mesh.joined():
             traceback.print_exc()
-            mesh.leave(1)
+            mesh.leave(exits.FAILED)
         raise
     mesh.leave(code)
     return code

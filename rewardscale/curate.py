@@ -29,12 +29,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.config import DATA_VARIABLE, ConfigError
 from rewardscale.config.curation import CurationConfig
 from rewardscale.sweeps import configfile
 
-WAITING = 3
 _LOOK_AGAIN = 30.0  # seconds
 
 
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
                 print(told := str(reason), flush=True)
             if not options.wait:
                 print(_how_people_judge(config, options, overrides))
-                return WAITING
+                return exits.WAITING
             time.sleep(_LOOK_AGAIN)
         except (BudgetSpent, EndpointError, LabelStudioError) as error:
             raise ConfigError(str(error)) from error

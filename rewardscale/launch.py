@@ -4,6 +4,7 @@
     python -m rewardscale.launch --config=sweep.py:smoke                 # the same, under a minute
     python -m rewardscale.launch --config=sweep.py:votes --data_dir=DIR  # real people's votes (ukpconvarg1)
     python -m rewardscale.launch --config=sweep.py --dry_run             # what would run, and how long it takes
+    python -m rewardscale.launch --config=paper_curves.py:scaling --dry_run --without_data   # hours of a slice, cost
 
 A bare file name is looked for in configs/. Any value of the config can be overridden, and a wrong key
 or type is answered with the nearest right one:
@@ -28,7 +29,7 @@ figures/, report.html. Kill it whenever you like; the same command goes on where
 code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
 
 On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
-(docs/pods.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
+(docs/hosts.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
 """
 
 import argparse
@@ -37,7 +38,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewardscale.cli import INTERRUPTED, add_host_flags, on_hosts
+from rewardscale import exits
+from rewardscale.cli import add_host_flags, on_hosts
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.executors import clusters
 from rewardscale.training.tracker import PROJECT, create_sweep
@@ -57,6 +59,12 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.sweeps import sweep
 
     config, docstring = configfile.load(options.config, overrides)
+    if options.without_data:
+        from rewardscale.sweeps import pricing
+
+        priced = pricing.price(config, pricing.of_grid(config))
+        print(pricing.page(config, priced, chip_hour_price=options.chip_hour_price))
+        return 0
     workdir = options.workdir or Path("runs") / config.name
     plan = mesh.once(lambda: sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring))
     if mesh.hosts() == 1:
@@ -80,7 +88,7 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         return _submit(plan, options, overrides)
     if options.dry_run:
         chosen = sweep.choose(plan, options.cell) if options.cell else plan.cells
-        print(summary.dry_run(dataclasses.replace(plan, cells=chosen)))
+        print(_laid_out(dataclasses.replace(plan, cells=chosen), options))
         return 0
     if options.cell:
         ran = sweep.run_chosen(plan, options.cell, wandb=options.wandb)
@@ -92,19 +100,29 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         missing, interrupted = outcome.missing, outcome.interrupted
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 1 if missing else 0
+        return exits.INTERRUPTED
+    return exits.FAILED if missing else exits.DONE
+
+
+def _laid_out(plan: "sweep.Plan", options: argparse.Namespace) -> str:
+    """What a dry run prints of a sweep: on a CPU, and on the slice that its config names."""
+    from rewardscale.sweeps import pricing, summary
+
+    text = summary.dry_run(plan)
+    if plan.config.assumed.topology:
+        text += f"\n\n{pricing.of_plan(plan, chip_hour_price=options.chip_hour_price)}"
+    return text
 
 
 def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Makes a wandb sweep of the cells that are not done, or prints it, or only writes its file."""
-    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps import sweep
     from rewardscale.sweeps.executors import command, wandb_agents
 
     line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
     made = wandb_agents.definition(plan.config.name, plan.todo(), [*line, "--wandb=online"])
     if options.dry_run:
-        print(summary.dry_run(plan))
+        print(_laid_out(plan, options))
         print(f"a wandb sweep would be made of this definition:\n{wandb_agents.text(made)}", end="")
         return 0
     sweep.describe(plan)
@@ -120,10 +138,10 @@ def _wandb_sweep(plan: "sweep.Plan", options: argparse.Namespace, overrides: dic
 
 def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Hands the cells that are neither done nor in the cluster's queue to it, or prints what would be handed over."""
-    from rewardscale.sweeps import summary, sweep
+    from rewardscale.sweeps import sweep
     from rewardscale.sweeps.executors import command
     from rewardscale.sweeps.executors.local import in_order
-    from rewardscale.sweeps.executors.submission import said
+    from rewardscale.sweeps.executors.submission import batched, said
 
     cluster = clusters.CLUSTERS[options.executor]
     there = {} if options.dry_run else cluster.queued(plan.workdir, options)
@@ -131,15 +149,14 @@ def _submit(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str
     line = command.cells(options.config, overrides, plan.workdir, plan.data_dir)
     made = cluster.submission(
         plan.config.name,
-        [c.run_id for c in cells],
+        batched([c.run_id for c in cells], options.cells_per_task),
         [*line, f"--wandb={options.wandb}"],
         plan.workdir,
         options,
-        stopped=INTERRUPTED,
     )
     counted = f"{len(cells)} cells in {len(made.tasks)} tasks"
     if options.dry_run:
-        print(f"{summary.dry_run(plan)}\n{counted} would be submitted {made.shown}")
+        print(f"{_laid_out(plan, options)}\n{counted} would be submitted {made.shown}")
         return 0
     if there:
         print(f"{len(there)} cells are in a job already: {said(there)}")
@@ -193,6 +210,19 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         help="print cells, pairs, tokens, FLOPs and estimated time; train nothing",
     )
     parser.add_argument(
+        "--without_data",
+        action="store_true",
+        help="with --dry_run: hours and cost of the grid on the slice config.assumed.topology, pairs as long as "
+        "config.assumed says; the data need not be there",
+    )
+    parser.add_argument(
+        "--chip_hour_price",
+        type=float,
+        default=0.0,
+        metavar="PRICE",
+        help="with --dry_run, and a slice in config.assumed.topology: what a chip costs an hour, in any currency",
+    )
+    parser.add_argument(
         "--wandb", choices=("off", "offline", "online"), default="off", help="also log to Weights & Biases"
     )
     parser.add_argument(
@@ -224,6 +254,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add_host_flags(parser)
     options, overrides = configfile.parse_arguments(parser, arguments, example="--config.sweep.draws=5")
     options.cell = [run_id for given in options.cell for run_id in given.split(",") if run_id]
+    if (options.without_data or options.chip_hour_price) and not options.dry_run:
+        parser.error("--without_data and --chip_hour_price are for --dry_run")
+    if options.without_data and (options.cell or options.executor != "local"):
+        parser.error(
+            "--without_data knows no run ids, which follow from the data: neither --cell nor --executor"
+        )
+    if options.chip_hour_price < 0:
+        parser.error("--chip_hour_price must not be negative")
     if options.cell and (options.collect or options.status or options.executor != "local"):
         parser.error("--cell runs cells here, and neither collects nor hands them to another executor")
     clusters.check(parser, options, own_flags)

@@ -4,6 +4,7 @@
     python -m rewardscale.plan --model=qwen3-0.6b --topology=v5e                  # the smallest v5e slice that fits
     python -m rewardscale.plan --model=llama3.1-8b --topology=v5p:4x4x4 --rows_per_chip=4 --length=8192   # that alone
     python -m rewardscale.plan --config=skywork_v2.py:qwen3-8b                    # a training's own step, on its slice
+    python -m rewardscale.plan --sweep=paper_curves.py:scaling                    # the same of each model of a sweep
     python -m rewardscale.plan --table                                            # docs/plan.md: all presets
 
 A compile takes half a minute to some minutes; each is kept in --cache, so the same command goes on where it
@@ -14,13 +15,16 @@ after Ctrl-C.
 import argparse
 import dataclasses
 import difflib
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewardscale.cli import exit_code
 from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage, TrainConfig
 from rewardscale.sweeps import configfile
+
+if TYPE_CHECKING:
+    from rewardscale.training import planning
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +39,8 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     try:
         if options.config:
             return _recipe(options, overrides)
+        if options.sweep:
+            return _sweep(options, overrides)
         return _table(options) if options.table else _plan(options)
     except CompileError as error:
         print(f"error: the compile failed: {error}", file=sys.stderr)
@@ -43,15 +49,38 @@ def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _recipe(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """The step of a training's config: its types, mesh, microbatch and rows."""
-    from rewardscale.training import dry_run, planning
+    from rewardscale.training import dry_run
 
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     job = dry_run.step_job(config, topology=options.topology, slots=options.slots, effort=options.effort)
-    result = _compiler(options)(job)
-    print(
-        f"{options.config}, {planning.describe(job)}, {job.slots} trees a row: {planning.verdict(job, result)}"
-    )
-    return 0 if result.fits else 1
+    return 0 if _step(options, options.config, job, _compiler(options)) else 1
+
+
+def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """The steps of a sweep's models."""
+    from rewardscale.sweeps import pricing
+    from rewardscale.training import dry_run
+
+    config, _ = configfile.load(options.sweep, overrides)
+    compiler, everything_fits = _compiler(options), True
+    for model in dict.fromkeys(name for name, _ in pricing.of_grid(config)):
+        training = pricing.training_of(config, model, pairs=1)
+        job = dry_run.step_job(
+            training, topology=options.topology, slots=options.slots, effort=options.effort
+        )
+        everything_fits &= _step(options, model, job, compiler)
+    return 0 if everything_fits else 1
+
+
+def _step(
+    options: argparse.Namespace, title: str, job: "planning.Job", compiler: "planning.Compiler"
+) -> bool:
+    """Compiles a step and says whether it fits."""
+    from rewardscale.training import planning
+
+    result = compiler(job)
+    print(f"{title}, {planning.describe(job)}, {job.slots} trees a row: {planning.verdict(job, result)}")
+    return result.fits
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -63,6 +92,11 @@ def _plan(options: argparse.Namespace) -> int:
         near = difflib.get_close_matches(options.model, presets.BACKBONES, n=1, cutoff=0.0)
         raise ConfigError(
             f"--model={options.model!r} must be one of {', '.join(presets.BACKBONES)}; did you mean {near[0]!r}?"
+        )
+    if planning.is_gpu(options.topology):
+        raise ConfigError(
+            f"--topology={options.topology}: the compiler is that of TPUs, so the kind of chip must be one of "
+            f"{', '.join(planning.SLICES)}; docs/plan.md has GPUs"
         )
     model = presets.BACKBONES[options.model].model
     compiler = _compiler(options)
@@ -136,7 +170,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         prog="python -m rewardscale.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale" / "plan"
+    from rewardscale.training.planning import default_cache
+
     default = Storage(parameters="bfloat16")
     types = ("float32", "bfloat16")
     add = parser.add_argument
@@ -146,11 +181,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         metavar="FILE[:VARIANT]",
         help="of a training; says all but --effort, --slots and cache",
     )
+    add("--sweep", default="", metavar="FILE[:VARIANT]", help="of a sweep: the same, for each of its models")
     add(
         "--slots",
         type=int,
         default=0,
-        help="with --config: trees a row (default: what its assumed lengths need)",
+        help="with --config and --sweep: trees a row (default: what its assumed lengths need)",
     )
     add("--model", default="", help="a preset, e.g. qwen3-0.6b")
     add(
@@ -174,7 +210,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         default="O0",
         help="of the compiler; its own default is O2",
     )
-    add("--cache", type=Path, default=cache, help="folder of finished compiles (default: %(default)s)")
+    add(
+        "--cache",
+        type=Path,
+        default=default_cache(),
+        help="folder of finished compiles (default: %(default)s)",
+    )
     add("--fresh", action="store_true", help="compile again what was compiled from other sources")
     add("--offline", action="store_true", help="compile nothing: only what the cache holds")
     add("--table", action="store_true", help="all presets on all slices, as a page")
@@ -184,15 +225,17 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     )
     said = ("model", "mode", "length", "rows_per_chip", "mesh", "remat", "attention", "table")
     said += tuple(field.name for field in dataclasses.fields(Storage))
-    for name in said if options.config else ():
+    if options.config and options.sweep:
+        parser.error("--config is of a training, --sweep of a sweep: one of them")
+    for name in said if options.config or options.sweep else ():
         if getattr(options, name) != parser.get_default(name):
             parser.error(
-                f"--{name} is for a preset; with --config it is said by the config (--config.KEY=VALUE)"
+                f"--{name} is for a preset; with --config and --sweep it is said by the config (--config.KEY=VALUE)"
             )
-    if overrides and not options.config:
-        parser.error("overrides are of a training's config: name it with --config")
-    if not options.table and not options.config and not (options.model and options.topology):
-        parser.error("--model and --topology are needed, or --config, or --table")
+    if overrides and not (options.config or options.sweep):
+        parser.error("overrides are of a config: name it with --config or --sweep")
+    if not (options.table or options.config or options.sweep) and not (options.model and options.topology):
+        parser.error("--model and --topology are needed, or --config, --sweep or --table")
     if options.length < 1 or options.rows_per_chip < 0:
         parser.error("--length must be at least 1, --rows_per_chip at least 0")
     return options, overrides

@@ -20,7 +20,7 @@ command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupt
 (only with --config.runtime.watchdog_exit=true), or hosts did not come together.
 
 On several hosts start the same command on each, with one shared --workdir: TPU slices and Slurm steps are found by
-themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/pods.md).
+themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/hosts.md).
 """
 
 import argparse
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from rewardscale import exits
 from rewardscale.cli import add_host_flags, on_hosts
 from rewardscale.config import DATA_VARIABLE, ConfigError, TrainConfig
 from rewardscale.evaluation.eval_tables import terminal
@@ -81,7 +82,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     except Interrupted as reason:
         if writes:
             print(f"{reason}; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+        return exits.INTERRUPTED
     finally:
         for bar in bars.values():
             bar.close()

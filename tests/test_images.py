@@ -1,7 +1,12 @@
 """Images, as far as their files tell: no daemon builds them here."""
 
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +76,94 @@ def test_setup_finds_what_it_reads_in_an_image():
             "rewardscale",
             "configs",
         } <= copied
+
+
+KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "ARG", "USER", "ENTRYPOINT", "CMD", "LABEL", "EXPOSE"}
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=named)
+def test_instructions_are_docker_s_and_scripts_are_shell(path):
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    for line in filter(str.strip, text.splitlines()):
+        instruction, _, rest = line.partition(" ")
+        assert instruction in KNOWN
+        if instruction == "RUN":
+            subprocess.run(["sh", "-n"], input=rest, text=True, check=True)
+
+
+def test_what_is_copied_is_enough_to_plan_a_sweep(tmp_path):
+    """The files of the images alone, laid out as their instructions say, by the Python of this environment."""
+    image = tmp_path / "image"
+    told, other = (instructions(ROOT / "launch" / "docker" / f"Dockerfile.{kind}") for kind in ("tpu", "gpu"))
+    assert told[:-1] == other[:-1]  # all but what is installed
+    for instruction, arguments in told:
+        if instruction == "COPY":
+            *sources, target = arguments
+            for source in sources:
+                place = image / (target if target != "./" else source)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / source, place)
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")} | {
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(image),
+    }  # fmt: skip
+    version = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=image, env=clean, capture_output=True, text=True
+    )
+    assert version.returncode == 0 and re.match(r"\d+\.\d+", version.stdout.splitlines()[-1]), version.stderr
+    plan = [
+        "--config=paper_curves.py:scaling",
+        "--dry_run",
+        "--without_data",
+        "--config.sweep.models=qwen3-0.6b",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "rewardscale.launch", *plan],
+        cwd=tmp_path,
+        env=clean,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "20 cells on v5p:4x4x4" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", IMAGES, ids=named)
+def test_an_image_s_packages_resolve_to_the_tested_versions(path, tmp_path):
+    """By pip, for this machine's Python, from the package index; nothing is installed. Two minutes each."""
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#") and "==" in line:
+            package, _, version = line.partition("==")
+            pins[canonical(package)] = version.strip()
+    (extras,) = {
+        group
+        for instruction, arguments in instructions(path)
+        if instruction == "RUN"
+        for group in re.findall(r"\.\[([^\]]*)\]", " ".join(arguments))
+    }
+    report = tmp_path / "report.json"
+    flags = ["--quiet", "--dry-run", "--ignore-installed", "--no-build-isolation", "-c", "constraints.txt"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *flags, f"--report={report}", f".[{extras}]"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    if any(word in done.stderr for word in ("NewConnectionError", "Failed to establish", "timed out")):
+        pytest.skip("no package index")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {
+        canonical(one["metadata"]["name"]): one["metadata"]["version"]
+        for one in json.loads(report.read_text())["install"]
+    }
+    assert found.pop("rewardscale") and len(found) > 50
+    assert {name: version for name, version in found.items() if pins.get(name) != version} == {}
+
+
+def canonical(package: str) -> str:
+    """As the package index compares names."""
+    return re.sub(r"[-_.]+", "-", package).lower()

@@ -16,7 +16,7 @@ from rewardscale.config.data import (
     WorldConfig,
 )
 from rewardscale.config.model import KERNELS, ConvexConfig, Lora, ModelConfig, RopeScaling, VocabularyConfig
-from rewardscale.config.runs import Assumed, Grid, RunConfig, SweepConfig, TrainConfig
+from rewardscale.config.runs import Assumed, AssumedSweep, Grid, RunConfig, SweepConfig, TrainConfig
 from rewardscale.config.training import ATTENTION, REMAT, Recipe, Runtime, Storage
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "REMAT",
     "SCIENCE_VERSION",
     "Assumed",
+    "AssumedSweep",
     "ConfigError",
     "ConvexConfig",
     "DataConfig",

@@ -35,40 +35,14 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    """A whole sweep.
-
-    Attributes:
-      name: names the default workdir, runs/<name>.
-      sweep: the grid of cells; `also` a second grid of the same sweep (empty by default).
-      recipe: how transformers are trained; `learning_rates` sets the peak rate a model name.
-      convex: how convex models are fitted.
-      seed: enters permutations, initialisations and orders of all runs.
-      benchmarks: what every transformer scores when it is trained (names of `rewardscale.evaluate`); no run id
-        depends on it.
-    """
-
-    name: str = "sweep"
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    sweep: Grid = Grid()
-    also: Grid = Grid()
-    recipe: Recipe = Recipe()
-    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    convex: ConvexConfig = ConvexConfig()
-    benchmarks: tuple[str, ...] = ()
-    runtime: Runtime = Runtime()
-
-
-@dataclasses.dataclass(frozen=True)
 class Assumed:
     """What a dry run of a training takes for granted, having no weights, data or chips. Enters no run id.
 
     Attributes:
       pairs: in the data. prompt, response: mean tokens of a prompt, of one response; token lengths that are given
         take the place of both.
-      topology: the slice trained on, "v5p:4x4x4". mfu: share of its peak bfloat16 operations that the model's own
-        make up while rows are full.
+      topology: the slice trained on, "v5p:4x4x4", or GPUs, "h100:8". mfu: share of its peak bfloat16 operations that
+        the model's own make up while rows are full.
     """
 
     pairs: int = 0
@@ -81,6 +55,58 @@ class Assumed:
         positive("assumed", self, "prompt", "response", "mfu")
         if self.pairs < 0 or self.mfu > 1:
             raise ConfigError(f"assumed: pairs={self.pairs} must not be negative, mfu={self.mfu} not above 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class AssumedSweep(Assumed):
+    """What pricing a sweep takes for granted. `pairs` is not used: the grid says how many.
+
+    Attributes:
+      slices: of `topology`, each of which runs one cell at a time.
+      evaluation_pairs: as many as a cell scores at its end, held-out pairs and benchmarks, with the lengths of the
+        data's. start_minutes: of each cell with its chips taken and idle: nodes, image, compiles, checkpoints.
+    """
+
+    slices: int = 1
+    evaluation_pairs: int = 0
+    start_minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("assumed", self, "slices")
+        if self.evaluation_pairs < 0 or self.start_minutes < 0:
+            raise ConfigError(
+                f"assumed: evaluation_pairs={self.evaluation_pairs} and start_minutes={self.start_minutes} must not be "
+                "negative"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """A whole sweep.
+
+    Attributes:
+      name: names the default workdir, runs/<name>.
+      sweep: the grid of cells; `also` a second grid of the same sweep (empty by default).
+      recipe: how transformers are trained; `learning_rates` sets the peak rate a model name.
+      convex: how convex models are fitted.
+      seed: enters permutations, initialisations and orders of all runs.
+      benchmarks: what every transformer scores when it is trained (names of `rewardscale.evaluate`); no run id
+        depends on it.
+      assumed: for prices alone (sweeps/pricing.py); no run id depends on it.
+    """
+
+    name: str = "sweep"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    sweep: Grid = Grid()
+    also: Grid = Grid()
+    recipe: Recipe = Recipe()
+    learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    convex: ConvexConfig = ConvexConfig()
+    benchmarks: tuple[str, ...] = ()
+    runtime: Runtime = Runtime()
+    assumed: AssumedSweep = AssumedSweep()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Devices and hosts: the one reader of their counts.
 
 A host is one process of a run, of which there may be several with devices of their own. All run the same code in the
-same order; where one alone must decide or write it is host 0, and the others are told (docs/pods.md).
+same order; where one alone must decide or write it is host 0, and the others are told (docs/hosts.md).
 
 devices   one mesh with the axes ("data", "fsdp", "tensor"), and arrays on it
 hosts     what hosts tell one another
@@ -35,10 +35,9 @@ from rewardscale.mesh.hosts import (
     together,
     vote,
 )
-from rewardscale.mesh.joining import APART, HostsApart, cluster, initialize, joined, leave
+from rewardscale.mesh.joining import HostsApart, cluster, initialize, joined, leave
 
 __all__ = [
-    "APART",
     "AXES",
     "BATCH_AXES",
     "Ballot",

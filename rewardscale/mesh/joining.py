@@ -13,16 +13,13 @@ from typing import Any
 
 import jax
 
+from rewardscale import exits
 from rewardscale.config import ConfigError
 from rewardscale.mesh.hosts import host_zero, together
 
 JOIN_SECONDS = 300.0  # how long a host waits for the others at the start
 _FAREWELL_SECONDS = 3.0
 FLAGS = ("coordinator", "num_processes", "process_id")
-
-
-# EX_TEMPFAIL of sysexits.h: nothing is wrong with the input, and a later start may find all hosts.
-APART = 75
 
 
 class HostsApart(RuntimeError):
@@ -43,7 +40,7 @@ def initialize(
     makes it alone whatever the environment says.
 
     Raises ConfigError for arguments that cannot be, HostsApart if process 0 does not answer within `seconds`; if one of
-    the others does not come within them, the process ends with exit code APART.
+    the others does not come within them, the process ends with exit code exits.AGAIN.
     """
     given = dict(zip(FLAGS, (coordinator, processes, process), strict=True))
     if processes == 1 and process in (None, 0):
@@ -85,7 +82,7 @@ def _patience(seconds: float, message: str) -> Iterator[None]:
 
     def give_up() -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(APART)
+        os._exit(exits.AGAIN)
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True

@@ -102,7 +102,8 @@ def cells(config: SweepConfig, dataset: Dataset, view: TokenisedView | None) -> 
     """All cells of the sweep, each once, in the order of the grids.
 
     Raises:
-      ConfigError: an empty or impossible grid, an unknown model or level, a missing learning rate.
+      ConfigError: an empty or impossible grid, an unknown model or level, a missing learning rate, a recipe.max_length
+        at which a transformer could not score all evaluation pairs.
       DataError: more pairs asked for than a level has.
     """
     for name, grid in (("sweep", config.sweep), ("also", config.also)):
@@ -113,11 +114,31 @@ def cells(config: SweepConfig, dataset: Dataset, view: TokenisedView | None) -> 
     for grid in (config.sweep, config.also):
         for cell in _grid_cells(config, grid, dataset, view, sizes):
             out.setdefault(cell.run_id, cell)
+    if view is not None:
+        _check_lengths(config, dataset, view)
     if not out:
         raise ConfigError(
             "the sweep has no cells: sweep.models, sweep.pairs, sweep.levels and sweep.draws must not be empty"
         )
     return _with_trunks(list(out.values()))
+
+
+def _check_lengths(config: SweepConfig, dataset: Dataset, view: TokenisedView) -> None:
+    """Raises ConfigError if an evaluation pair leaves no room for a prompt: each cell would fail after its training."""
+    longest = config.recipe.max_length
+    grids = [g for g in (config.sweep, config.also) if not all(map(is_convex, g.models))]
+    for fold in range(max((g.folds for g in grids), default=0)) if dataset.folds else (-1,) * bool(grids):
+        for name, found in dataset.evaluations(fold).items():
+            rows = np.union1d(found.pairs.rows, found.calibration.rows)
+            keep, _ = tree_rows.fit_to(
+                view.lengths, rows, max_length=longest, too_long="truncate_left_of_prompt"
+            )
+            if not keep.all():
+                needed = int(view.lengths[rows][:, 1:].max()) + 1
+                raise ConfigError(
+                    f"recipe.max_length={longest} is too short for {int((~keep).sum()):,} of the {len(keep):,} pairs "
+                    f"of the evaluation set {name!r} (corpus row {int(rows[~keep][0])}): set it to at least {needed}"
+                )
 
 
 def _with_trunks(cells: list[Cell]) -> list[Cell]:

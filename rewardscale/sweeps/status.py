@@ -20,19 +20,21 @@ class Status:
     Attributes:
       states: run id -> DONE, RUNNING, FAILED (and nobody tries again), WAITING, or a queue's own word.
       failures: run id -> why.
-      seconds_left: of all cells that are not done, at the rate of those that are, with as many at once as run now;
-        None where no cell is done or none is running.
+      at_once: cells whose locks are held; where none is and a queue says that some run, 1.
+      seconds_left: of all cells that are not done, at the rate of those that are, with so many at once; None where no
+        cell is done or none is running.
     """
 
     states: Mapping[str, str]
     failures: Mapping[str, str]
+    at_once: int
     seconds_left: float | None
 
 
 def status(plan: Plan, queued: Mapping[str, str] | None = None) -> Status:
     """Reads locks, results and errors; `queued` is what an executor's queue says of cells."""
     todo = {c.run_id for c in plan.todo()}
-    states, failures = {}, {}
+    states, failures, held = {}, {}, 0
     for cell in plan.cells:
         run_id = cell.run_id
         error = runs.read_error(plan.workdir, run_id)
@@ -40,13 +42,15 @@ def status(plan: Plan, queued: Mapping[str, str] | None = None) -> Status:
             states[run_id] = DONE
         elif _held(plan, run_id):
             states[run_id] = RUNNING
+            held += 1
         elif queued and run_id in queued:
             states[run_id] = queued[run_id].lower()
         elif error is not None:
             states[run_id], failures[run_id] = FAILED, error
         else:
             states[run_id] = WAITING
-    return Status(states, failures, _seconds_left(plan, states))
+    at_once = max(held, int(RUNNING in states.values()))  # a task's cells run one after another
+    return Status(states, failures, at_once, _seconds_left(plan, states, at_once))
 
 
 def _held(plan: Plan, run_id: str) -> bool:
@@ -58,7 +62,7 @@ def _held(plan: Plan, run_id: str) -> bool:
         return not free
 
 
-def _seconds_left(plan: Plan, states: Mapping[str, str]) -> float | None:
+def _seconds_left(plan: Plan, states: Mapping[str, str], at_once: int) -> float | None:
     spent = done = left = 0.0
     for cell in plan.cells:
         if states[cell.run_id] != DONE:
@@ -67,7 +71,6 @@ def _seconds_left(plan: Plan, states: Mapping[str, str]) -> float | None:
         path = runs.run_directory(plan.workdir, cell.run_id) / "result.json"
         spent += float(json.loads(path.read_text())["record"]["seconds"])
         done += work(cell)
-    at_once = sum(state == RUNNING for state in states.values())
     return left * spent / done / at_once if done and at_once else None
 
 
@@ -78,7 +81,7 @@ def text(plan: Plan, found: Status) -> str:
     shown = ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
     lines = [f"{len(plan.cells)} cells: {shown}"]
     if found.seconds_left is not None and counts[DONE] < len(plan.cells):
-        lines.append(f"about {time_text(found.seconds_left)} left with {counts[RUNNING]} at once")
+        lines.append(f"about {time_text(found.seconds_left)} left with {found.at_once} at once")
     labels = {c.run_id: c.label for c in plan.cells}
     for run_id, why in list(found.failures.items())[:5]:
         lines.append(f"  failed {labels[run_id]} ({run_id}): {why}")

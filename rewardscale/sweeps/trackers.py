@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rewardscale import exits
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps import results
 from rewardscale.sweeps.executors.local import Event
 from rewardscale.sweeps.grid import Cell
 from rewardscale.training.tracker import PROJECT, SWEEP_FILES, Wandb, read_metrics
-
-STOPPED = 130  # exit code of a run that was stopped in the middle
 
 
 class Trackers:
@@ -53,7 +52,7 @@ class Trackers:
     def stop(self) -> None:
         """Marks live runs that are neither done nor failed as stopped, to be given out again."""
         for tracker in self._live.values():
-            tracker.preempted(STOPPED)
+            tracker.preempted(exits.INTERRUPTED)
         self._live = {}
 
     def send_sweep(self, config: Mapping[str, Any], report: Path) -> None:

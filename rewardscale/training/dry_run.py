@@ -97,11 +97,19 @@ def model_of(config: TrainConfig) -> ModelConfig:
     return config.recipe.adapt(found)
 
 
-def step_job(config: TrainConfig, *, topology: str = "", slots: int = 0, effort: str = "O0") -> planning.Job:
+def step_job(
+    config: TrainConfig,
+    *,
+    topology: str = "",
+    slots: int = 0,
+    effort: str = "O0",
+    model: ModelConfig | None = None,
+) -> planning.Job:
     """The compile of one optimizer step: the recipe's types, the runtime's mesh, microbatch and rows.
 
     Args:
       topology: instead of config.assumed's. slots: trees a row; 0 takes what assumed lengths need.
+      model: what config.model stands for, if known.
 
     Raises ConfigError where something of it is not said.
     """
@@ -111,7 +119,9 @@ def step_job(config: TrainConfig, *, topology: str = "", slots: int = 0, effort:
             f"topology={topology!r}, config.runtime.row_length={runtime.row_length}: a step is compiled for a slice "
             "(--topology, or config.assumed.topology) and rows of a stated length"
         )
-    model = model_of(config)
+    if planning.is_gpu(topology):
+        raise ConfigError(f"topology={topology!r}: steps are compiled for TPUs alone, without one")
+    model = model or model_of(config)
     shape = planning.mesh_over(topology, runtime.mesh, model=model)
     return planning.Job(
         "train",
@@ -196,15 +206,18 @@ def sizes_of(config: TrainConfig, lengths: np.ndarray, *, source: str) -> Sizes:
     )
 
 
-def estimate(config: TrainConfig, sizes: Sizes | None = None) -> Estimate:
+def estimate(
+    config: TrainConfig, sizes: Sizes | None = None, *, model: ModelConfig | None = None
+) -> Estimate:
     """What the training of a config takes, on pairs of these sizes or of the assumed ones.
 
-    Rows are taken to be packed without gaps, and the padding of the last microbatch is paid for. Raises ConfigError.
+    `model` is what config.model stands for, if known. Rows are taken to be packed without gaps, and the padding of the
+    last microbatch is paid for. Raises ConfigError.
     """
     sizes, recipe, assumed = sizes or assumed_sizes(config), config.recipe, config.assumed
     if not assumed.pairs:
         raise ConfigError("config.assumed.pairs is 0: say how many pairs there are")
-    model, pairs = model_of(config), round(assumed.pairs * sizes.kept)
+    model, pairs = model or model_of(config), round(assumed.pairs * sizes.kept)
     batch, positions = recipe.batch_size(pairs), recipe.positions(pairs)
     tokens = positions * sizes.tokens
     operations, apart = (
@@ -217,7 +230,8 @@ def estimate(config: TrainConfig, sizes: Sizes | None = None) -> Estimate:
     rows = math.ceil(batch * sizes.tokens / length)
     microbatches = -(-rows // together)
     filled = batch * sizes.tokens / (microbatches * together * length)
-    peak = mesh.bf16_peak(f"tpu {assumed.topology.partition(':')[0]}") or 0.0
+    kind = assumed.topology.partition(":")[0]
+    peak = mesh.bf16_peak(kind if planning.is_gpu(assumed.topology) else f"tpu {kind}") or 0.0
     seconds = operations / (chips * peak * assumed.mfu * filled) if chips else 0.0
     return Estimate(
         model=model,
@@ -259,7 +273,7 @@ def page(config: TrainConfig, found: Estimate, *, spec: str) -> str:
         f"{found.microbatches} microbatches of {found.together}: {found.filled:.0%} filled",
         *_hours(config, found),
     ]
-    if assumed.topology and runtime.row_length:
+    if assumed.topology and runtime.row_length and not planning.is_gpu(assumed.topology):
         lines.append(f"compile  python -m rewardscale.plan --config={spec}")
     return "\n".join([*lines, "Nothing was measured or run."])
 

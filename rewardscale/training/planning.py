@@ -30,6 +30,12 @@ SLICES = {
     "v6e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("1x1x1", "2x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
 }
+GPUS = (
+    "h100",
+    "h200",
+    "h800",
+    "a100",
+)  # "h100:8": no slice, and no compiler that could be asked; for hours alone
 # Bytes of a chip's memory that libtpu 0.0.50.1 lets a program have, by its own messages.
 HBM = {"v5e": 15.75 * GIB, "v6e": 31.24 * GIB, "v5p": 95.73 * GIB}
 STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
@@ -123,12 +129,26 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
+def default_cache() -> Path:
+    """The folder of finished compiles, unless --cache says another."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale" / "plan"
+
+
+def is_gpu(topology: str) -> bool:
+    """Whether it is GPUs, "h100:8", and not a slice of TPUs."""
+    return topology.partition(":")[0] in GPUS
+
+
 def chips(topology: str) -> int:
-    """Of a slice like "v5e:4x4". Raises ConfigError, naming what there is, if it is no slice."""
+    """Of a slice like "v5e:4x4" or GPUs like "h100:8". Raises ConfigError, naming what there is, if it is neither."""
     kind, _, shape = topology.partition(":")
+    if is_gpu(topology):
+        if not shape.isdecimal() or not int(shape):
+            raise ConfigError(f"topology={topology!r}: GPUs are a kind and how many, as '{kind}:8'")
+        return int(shape)
     if kind not in SLICES:
         raise ConfigError(
-            f"topology={topology!r}: the kind of chip must be one of {', '.join(SLICES)}, as in 'v5e:4x4'"
+            f"topology={topology!r}: the kind of chip must be one of {', '.join((*SLICES, *GPUS))}, as in 'v5e:4x4'"
         )
     if shape not in SLICES[kind]:
         raise ConfigError(f"topology={topology!r}: slices of {kind} are {', '.join(SLICES[kind])}")

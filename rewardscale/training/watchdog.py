@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-HUNG = 75  # exit code with runtime.watchdog_exit; sysexits.h: a failure that trying again may mend
+from rewardscale import exits
 
 
 class Watchdog:
@@ -23,7 +23,7 @@ class Watchdog:
 
     Args:
       directory: the run's folder. seconds: without `beat` for so long it speaks, once; 0: never.
-      leave: whether it then ends the process with the code HUNG, as the process itself no longer can.
+      leave: whether it then ends the process with exits.AGAIN, as the process itself no longer can.
     """
 
     def __init__(self, directory: Path, seconds: float, *, leave: bool = False):
@@ -66,7 +66,7 @@ class Watchdog:
         except OSError as error:
             print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
         if self._leave:
-            os._exit(HUNG)
+            os._exit(exits.AGAIN)
 
 
 def stacks() -> str:

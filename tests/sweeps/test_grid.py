@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from rewardscale.config import ConfigError, SweepConfig
@@ -106,3 +107,19 @@ def test_both_launches_of_one_config_find_the_same_data(tiny, tmp_path):
     assert again.corpus.fingerprint == dataset.corpus.fingerprint
     assert datasets.view(again).key == view.key
     assert again.level("filtered", 0).fingerprint == dataset.level("filtered", 0).fingerprint
+
+
+def test_a_length_too_short_for_evaluation_pairs_is_refused_before_anything_is_trained(tiny):
+    """At the length that the message names the plan is laid out, and one below it is refused."""
+    config, dataset, view = tiny
+    rows = np.unique(
+        np.concatenate([e.pairs.rows for e in dataset.evaluations(-1).values()])
+    )  # validation among them
+    needed = int(view.lengths[rows][:, 1:].max()) + 1
+    assert len(grid.cells(replace(config, "recipe", max_length=needed), dataset, view)) == 4
+    with pytest.raises(
+        ConfigError, match=rf"max_length={needed - 1} is too short for .* to at least {needed}"
+    ):
+        grid.cells(replace(config, "recipe", max_length=needed - 1), dataset, view)
+    convex = replace(replace(config, "recipe", max_length=1), "sweep", models=("hash64",))
+    assert len(grid.cells(convex, dataset, view)) == 4  # which reads no tokens

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rewardscale import launch
+from rewardscale import atomic, launch
+from rewardscale.sweeps import configfile, status, sweep
 from rewardscale.sweeps.executors import slurm
 from rewardscale.sweeps.results import reproducible
 from tests import slurm_cluster
@@ -60,6 +61,24 @@ def test_options_of_another_executor_are_refused(capsys, tmp_path):
 def test_status_counts_every_cell_once(capsys, tmp_path):
     code, out, _ = run(capsys, *TINY, f"--workdir={tmp_path}", "--status")
     assert code == 0 and out == "4 cells: 4 not started\n"
+
+
+def test_a_running_task_s_cells_run_one_after_another(tmp_path):
+    """Of four cells in one running task one is done and one is held: the rate is that of one at a time."""
+    words = (a.removeprefix("--config.").partition("=") for a in TINY[1:])
+    config, _ = configfile.load("sweep.py:smoke", {key: value for key, _, value in words})
+    plan = sweep.plan(config, tmp_path)
+    done, at, *_ = (c.run_id for c in plan.cells)
+    folder = tmp_path / "runs" / done
+    folder.mkdir(parents=True)
+    atomic.write_json(folder / "result.json", {"record": {"seconds": 3.0}})
+    (folder / "DONE").touch()
+    queue = {c.run_id: "RUNNING" for c in plan.cells}
+    assert status.status(plan, queue).at_once == 1 and status.status(plan).at_once == 0
+    with atomic.locked(tmp_path / "runs" / at / "lock"):
+        found = status.status(plan, queue)
+    assert found.at_once == 1 and "left with 1 at once" in status.text(plan, found)
+    assert "4 cells: 1 done, 3 running" in status.text(plan, found)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from rewardscale import exits
 from rewardscale.data.tokenised import TokenisedView, open_view
-from rewardscale.training.watchdog import HUNG, Watchdog, stacks
+from rewardscale.training.watchdog import Watchdog, stacks
 from tests.training.running import STEPS, case, train
 
 REPO = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def test_a_blocked_source_of_data(pairs_view: TokenisedView, tmp_path: Path) -> 
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "case.pickle"), str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == HUNG, done.stderr
+    assert done.returncode == exits.AGAIN, done.stderr
     found = (tmp_path / "run" / "hang.txt").read_text()
     for text in (found, done.stderr):
         assert f"warning: process 0 on {socket.gethostname()} (pid " in text

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewardscale import exits
 from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors import names
 
@@ -25,7 +26,6 @@ RETRIES = 3
 RESTARTS = 20
 GRACE_SECONDS = 120  # between SIGTERM and SIGKILL, for a checkpoint
 KEPT_SECONDS = 7 * 24 * 3600  # a finished JobSet, for its logs
-BAD_INPUT = 2  # the exit code of rewardscale.cli
 SECRET, SECRET_KEY = "wandb", "WANDB_API_KEY"
 
 _SLICES = {
@@ -192,7 +192,7 @@ def _job(hosts: int) -> dict[str, Any]:
     rules: list[dict[str, Any]] = [
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": "cell", "operator": "In", "values": [BAD_INPUT]},
+            "onExitCodes": {"containerName": "cell", "operator": "In", "values": [exits.UNUSABLE]},
         }
     ]
     if hosts == 1:

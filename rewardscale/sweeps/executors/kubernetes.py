@@ -8,7 +8,6 @@ next launch finds them in the cluster.
 import argparse
 import contextlib
 import functools
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import yaml
 
 from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors import jobset, names
-from rewardscale.sweeps.executors.submission import Submission, in_image
+from rewardscale.sweeps.executors.submission import Submission, Tasks, in_image
 
 _SLOW = (10.0, 60.0)  # seconds to connect and to answer
 _PAGE = 500
@@ -62,17 +61,14 @@ def pod(options: argparse.Namespace) -> jobset.Pod:
 
 def submission(
     name: str,
-    run_ids: Sequence[str],
+    tasks: Tasks,
     command: Sequence[str],
     workdir: Path,
     options: argparse.Namespace,
-    *,
-    stopped: int,
 ) -> Submission:
     """See submission.Cluster. A pod that is stopped is started again whatever its exit code."""
     made = pod(options)
     line = in_image(command, made.mount)
-    tasks = tuple(itertools.batched(run_ids, max(1, options.cells_per_task)))
     folder = str(Path(workdir).resolve())
     manifests = [jobset.manifest(name, folder, cells, line, made, options.queue) for cells in tasks]
     where = f"to namespace {options.namespace}" if options.namespace else "to the context's namespace"

@@ -13,16 +13,15 @@ is preempted (TERM), or its node fails, Slurm does.
 import argparse
 import dataclasses
 import functools
-import itertools
 import json
 import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewardscale import atomic
+from rewardscale import atomic, exits
 from rewardscale.config import ConfigError
-from rewardscale.sweeps.executors.submission import Submission
+from rewardscale.sweeps.executors.submission import Submission, Tasks
 
 SAVE_SECONDS = 120  # before a task's time limit, for its checkpoint
 _SLOW = 60.0  # seconds for Slurm's own commands
@@ -44,24 +43,13 @@ def add_flags(parser: argparse.ArgumentParser) -> list[str]:
 
 def submission(
     name: str,
-    run_ids: Sequence[str],
+    tasks: Tasks,
     command: Sequence[str],
     workdir: Path,
     options: argparse.Namespace,
-    *,
-    stopped: int,
 ) -> Submission:
     """See submission.Cluster."""
-    made = job(
-        name,
-        run_ids,
-        command,
-        workdir,
-        stopped=stopped,
-        options=options.sbatch,
-        cells_per_task=options.cells_per_task,
-        at_once=options.at_once,
-    )
+    made = job(name, tasks, command, workdir, options=options.sbatch, at_once=options.at_once)
     return Submission(
         made.tasks, f"as {made.folder / 'job.sh'}:\n{made.script}", functools.partial(_submit, made)
     )
@@ -80,25 +68,23 @@ class Job:
     """
 
     folder: Path
-    tasks: tuple[tuple[str, ...], ...]
+    tasks: Tasks
     script: str
 
 
 def job(
     name: str,
-    run_ids: Sequence[str],
+    tasks: Tasks,
     command: Sequence[str],
     workdir: Path,
     *,
-    stopped: int,
     options: str = "",
-    cells_per_task: int = 1,
     at_once: int = 0,
 ) -> Job:
-    """The array job of the cells `run_ids`, in the order in which they should start.
+    """The array job of these tasks, in the order in which they should start.
 
     Args:
-      command: `command.cells`. stopped: its exit code when a signal has stopped it and its state is saved.
+      command: `command.cells`.
       options: for sbatch, as on its command line ("--partition=gpu --gres=gpu:1").
       at_once: tasks that may run at the same time; 0 for no limit.
 
@@ -106,7 +92,6 @@ def job(
     """
     if at_once < 0:
         raise ConfigError(f"--at_once={at_once} must not be negative")
-    tasks = tuple(itertools.batched(run_ids, max(1, cells_per_task)))
     folder = Path(workdir).resolve() / "slurm" / f"{len(_jobs(workdir)):04d}"
     try:
         given = shlex.split(options)
@@ -124,7 +109,7 @@ def job(
     ]
     header = "\n".join(f"#SBATCH {shlex.quote(line)}" for line in lines)
     script = _SCRIPT.format(
-        header=header, folder=shlex.quote(str(folder)), command=shlex.join(command), stopped=stopped
+        header=header, folder=shlex.quote(str(folder)), command=shlex.join(command), stopped=exits.INTERRUPTED
     )
     return Job(folder, tasks, script)
 

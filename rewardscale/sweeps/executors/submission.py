@@ -2,12 +2,20 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from rewardscale.config import ConfigError
+
+Tasks = tuple[tuple[str, ...], ...]  # the run ids of each
+
+
+def batched(run_ids: Sequence[str], cells_per_task: int) -> Tasks:
+    """The tasks of these cells, in their order."""
+    return tuple(itertools.batched(run_ids, cells_per_task))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Submission:
       submit: hands them over, and says in a line what was done.
     """
 
-    tasks: tuple[tuple[str, ...], ...]
+    tasks: Tasks
     shown: str
     submit: Callable[[], str]
 
@@ -34,17 +42,12 @@ class Cluster(Protocol):
     def submission(
         self,
         name: str,
-        run_ids: Sequence[str],
+        tasks: Tasks,
         command: Sequence[str],
         workdir: Path,
         options: argparse.Namespace,
-        *,
-        stopped: int,
     ) -> Submission:
-        """The cells `run_ids`, in the order in which they should start, each run by `command` and --cell=...
-
-        Args:
-          name: the sweep's. stopped: the command's exit code when a signal has stopped it and its state is saved.
+        """The tasks in the order in which they should start, each run by `command` and --cell=...; `name`: the sweep's.
 
         Raises ConfigError for flags that cannot be.
         """

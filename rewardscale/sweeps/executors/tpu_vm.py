@@ -12,19 +12,24 @@ done deletes itself. One that was preempted does not come back: the next launch 
 import argparse
 import dataclasses
 import functools
-import itertools
 import json
 import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewardscale import atomic
+from rewardscale import atomic, exits
 from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors import names
-from rewardscale.sweeps.executors.submission import Submission, in_image
+from rewardscale.sweeps.executors.submission import Submission, Tasks, in_image
 
 RETRIES = 3
+_ENDS = (
+    exits.DONE,
+    exits.UNUSABLE,
+    exits.INTERRUPTED,
+    exits.TERMINATED,
+)  # of a container that is not started again
 GRACE_SECONDS = 120
 _SLOW = 300.0  # seconds for gcloud's own commands
 # cloud.google.com/tpu/docs/runtimes, by the beginning of an accelerator type
@@ -105,6 +110,9 @@ class Slice:
             image=shlex.quote(self.options.container),
             command=shlex.join([*self.command, f"--cell={','.join(self.cells)}"]),
             retries=RETRIES,
+            ends="|".join(map(str, _ENDS)),
+            interrupted=exits.INTERRUPTED,
+            terminated=exits.TERMINATED,
             delete=shlex.join(_delete(name, self.options.zone)),
         )
 
@@ -129,9 +137,9 @@ for start in $(seq 0 {retries}); do
         --volume={mount}:{mount} {image} \\
         {command}
     code=$?
-    case $code in 0|2|130|143) break;; esac  # done, bad input, stopped; else it goes on from its checkpoint
+    case $code in {ends}) break;; esac  # done, bad input, stopped; else it goes on from its checkpoint
 done
-if [ "$host" = 0 ] && [ $code -ne 130 ] && [ $code -ne 143 ]; then
+if [ "$host" = 0 ] && [ $code -ne {interrupted} ] && [ $code -ne {terminated} ]; then
     {delete}
 fi
 """
@@ -139,20 +147,17 @@ fi
 
 def submission(
     name: str,
-    run_ids: Sequence[str],
+    tasks: Tasks,
     command: Sequence[str],
     workdir: Path,
     options: argparse.Namespace,
-    *,
-    stopped: int,
 ) -> Submission:
-    """See submission.Cluster. The script knows `stopped` as a container's 130."""
+    """See submission.Cluster."""
     for flag in ("zone", "accelerator_type", "nfs", "container"):
         if not getattr(options, flag):
             raise ConfigError(f"--executor=tpu_vm needs --{flag}; launch/tpu_vm/README.md shows all it needs")
     _runtime(options.accelerator_type)
     line = tuple(in_image(command, _share(options.nfs)[1]))
-    tasks = tuple(itertools.batched(run_ids, max(1, options.cells_per_task)))
     folder = _folder(workdir)
     slices = [Slice(names.task_name(name, workdir, cells), cells, options, folder, line) for cells in tasks]
     shown = []
