@@ -8,6 +8,7 @@ through its fsspec driver.
 import functools
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ class _Backend(Protocol):
     def put_if_absent(self, name: str, data: bytes) -> bool: ...
     def delete(self, name: str) -> None: ...
     def find(self, prefix: str) -> list[str]: ...
+    def children(self) -> list[str]: ...
 
 
 class Objects:
@@ -68,6 +70,14 @@ class Objects:
     def names(self, prefix: str = "") -> list[str]:
         """The names of all objects below `prefix` (empty, or with a slash at its end), sorted."""
         return sorted(self._do(prefix, lambda: self._backend.find(prefix)))
+
+    def children(self) -> list[str]:
+        """The names of the objects right below the URL, sorted: those without a slash."""
+        return sorted(self._do("", self._backend.children))
+
+    def check(self) -> None:
+        """Raises StoreError if the store does not answer, or there is no such bucket."""
+        self._do("", lambda: self._backend.find(".none/"))
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """`read` of many, several at a time."""
@@ -128,6 +138,9 @@ class _Tensorstore:
 
         keys = KvStore.KeyRange(prefix, f"{prefix[:-1]}0" if prefix else "")  # "0" follows "/"
         return [key.decode() for key in self._store.list(keys).result(timeout=_HUNG_SECONDS * 5)]
+
+    def children(self) -> list[str]:
+        return [name for name in self.find("") if "/" not in name]
 
 
 @functools.lru_cache(maxsize=32)
@@ -210,8 +223,16 @@ class _Fsspec:
         found = self._system.find(self._path(prefix))
         return [str(path).removeprefix(self._root).lstrip("/") for path in found]
 
+    def children(self) -> list[str]:
+        self._system.invalidate_cache()
+        try:
+            found = self._system.ls(self._root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [str(one["name"]).rpartition("/")[2] for one in found if one["type"] == "file"]
+
 
 def _line(error: BaseException) -> str:
     """The error in a line, without where in tensorstore's sources it came from."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.partition(" [source locations=")[0][:300]
+    return re.split(r" \[(?:source locations|http_response_body)=", text)[0][:300]

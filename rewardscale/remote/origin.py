@@ -29,7 +29,7 @@ def folder(place: str | os.PathLike[str]) -> Path:
     url = os.fspath(place).rstrip("/")
     if url.startswith("memory://"):
         raise StoreError(f"{url} ends with the process that opened it: name a folder, or a store that stays")
-    _objects(url).names(f"{_ORIGIN}/")  # an error for a wrong bucket now, not after hours
+    _objects(url).check()  # an error for a wrong bucket now, not after hours
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale" / "workdirs"
     made = cache / hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
     atomic.write_json(made / _ORIGIN, {"url": url})
@@ -62,7 +62,7 @@ def _objects(place: str) -> Objects:
 def check(workdir: Path) -> None:
     """Raises StoreError if the store of `workdir` does not answer."""
     if (store := objects(workdir)) is not None:
-        store.read(_ORIGIN)
+        store.check()
 
 
 def bring_done(
