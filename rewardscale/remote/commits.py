@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rewardscale import atomic
 from rewardscale.remote.objects import Objects, StoreError
 
 Record = Mapping[str, Any]
+_LARGE = 64 * 2**20
 
 
 def commit(objects: Objects, name: str, root: Path, files: Sequence[str], *, writer: str = "") -> bool:
@@ -34,7 +36,8 @@ def commit(objects: Objects, name: str, root: Path, files: Sequence[str], *, wri
         objects.write(f"{at}/{file}", data)
         return [len(data), hashlib.sha256(data).hexdigest()]
 
-    described = dict(zip(files, objects.each(files, put), strict=True))
+    sizes = {file: (root / file).stat().st_size for file in files}
+    described = _each(objects, sizes, put)
     made = objects.create(f"{name}.json", json.dumps({"at": at, "files": described}, indent=1).encode())
     if not made:
         objects.delete(*(f"{at}/{file}" for file in files))
@@ -64,8 +67,8 @@ def fetch(objects: Objects, name: str, record: Record, root: Path, *, last: str 
     """
     files = record["files"]
     for part in ([file for file in files if file != last], [last] if last in files else []):
-        wanted = [file for file in part if not _is_there(root / file, files[file])]
-        objects.each(wanted, lambda file: _fetch(objects, name, record, root, file))
+        wanted = {file: files[file][0] for file in part if not _is_there(root / file, files[file])}
+        _each(objects, wanted, lambda file: _fetch(objects, name, record, root, file))
 
 
 def _fetch(objects: Objects, name: str, record: Record, root: Path, file: str) -> None:
@@ -79,6 +82,13 @@ def _fetch(objects: Objects, name: str, record: Record, root: Path, file: str) -
     if Path(file).is_absolute() or ".." in Path(file).parts:
         raise StoreError(f"{objects.url}/{name}.json names a file outside its folder: {file}")
     atomic.write_bytes(root / file, data)
+
+
+def _each[R](objects: Objects, sizes: Mapping[str, int], do: Callable[[str], R]) -> dict[str, R]:
+    """`do` of each file: small ones several at a time, large ones, which are in memory whole, one after another."""
+    small = [file for file, size in sizes.items() if size <= _LARGE]
+    done = dict(zip(small, objects.each(small, do), strict=True))
+    return done | {file: do(file) for file in sizes if file not in done}
 
 
 def _is_there(path: Path, described: Sequence[Any]) -> bool:
@@ -101,7 +111,12 @@ def linked(folder: Path, to: Path) -> None:
     """
     for file in files_below(folder):
         (to / file).parent.mkdir(parents=True, exist_ok=True)
-        os.link(folder / file, to / file)
+        try:
+            os.link(folder / file, to / file)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without links
+            shutil.copyfile(folder / file, to / file)
     if not folder.exists():
         raise FileNotFoundError(folder)
 

@@ -123,9 +123,10 @@ class Lease:
         if not self._objects.create(_name(self._folder, self.number), self._data()):
             return False
         _seen.pop((self._objects.url, self._folder), None)
+        with contextlib.suppress(StoreError):  # what is left over says nothing
+            older = [n for n in _numbers(self._objects, self._folder) if n < self.number]
+            self._objects.delete(*(_name(self._folder, n) for n in older))
         self._thread.start()
-        older = [n for n in _numbers(self._objects, self._folder) if n < self.number]
-        self._objects.delete(*(_name(self._folder, n) for n in older))
         return True
 
     def check(self) -> None:

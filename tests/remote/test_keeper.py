@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rewardscale.remote import keeper, leases, origin
+from rewardscale import cli, mesh
+from rewardscale.config import ConfigError
+from rewardscale.remote import commits, keeper, leases, origin
 from rewardscale.remote.leases import Lost
 from rewardscale.remote.objects import StoreError
 
@@ -177,3 +179,28 @@ def test_a_folder_of_its_own_needs_no_store(tmp_path):
 def test_memory_is_refused_as_a_place_to_work_in():
     with pytest.raises(StoreError, match="ends with the process"):
         origin.folder("memory://x")
+
+
+def test_several_hosts_of_one_model_are_told_that_they_need_a_shared_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(mesh, "hosts", lambda: 2)
+    assert cli.workdir_of(tmp_path) == tmp_path
+    with pytest.raises(
+        ConfigError, match=r"--workdir=s3://b/x: several hosts .* need a shared disk"
+    ) as caught:
+        cli.workdir_of("s3://b/x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_large_checkpoint_goes_up_and_comes_back(machines, monkeypatch):
+    """Files that are sent one after another."""
+    monkeypatch.setattr(commits, "_LARGE", 100)
+    one, two = machines
+    with keeper.keeping(one, run_of(one), seconds=60) as kept:
+        assert kept is not None
+        kept.bring("done", "DONE")
+        checkpoint(run_of(one), 5)
+    with keeper.keeping(two, run_of(two), seconds=60) as kept:
+        assert kept is not None
+        kept.bring("done", "DONE")
+    assert (run_of(two) / "checkpoints/5/state/array").read_bytes() == b"5" * 1000
+    assert (run_of(two) / "checkpoints/5/_CHECKPOINT_METADATA").read_text() == "{}"

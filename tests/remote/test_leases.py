@@ -87,6 +87,7 @@ def test_of_many_that_see_a_stale_lease_one_takes_it(store):
         assert sum(pool.map(Lease.take, found)) == 1
 
 
+@pytest.mark.slow
 def test_a_living_owner_is_never_robbed_and_a_robbed_one_knows(s3, at):
     store = at(s3)
     with held(store, "run", seconds=1.2) as lease:
@@ -118,6 +119,7 @@ def test_an_owner_that_cannot_reach_the_store_knows_in_time(at):
     lease.release()
 
 
+@pytest.mark.slow
 def test_another_process_takes_over_from_one_that_was_killed(s3, at):
     """The owner is a process of its own whose clock is five hours ahead."""
     store = at(s3)

@@ -1,13 +1,16 @@
 """Objects and commits on a real S3 server that is well, that throttles, that loses answers, and that is gone."""
 
+import http.server
 import json
 import socket
+import threading
 import time
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rewardscale.remote import commits, publish
+from rewardscale.remote import commits, objects, publish
 from rewardscale.remote.objects import Objects, StoreError, is_url
 from tests import object_store
 
@@ -60,6 +63,23 @@ def test_a_put_whose_answer_was_lost_is_known_to_be_ones_own(s3, at):
         assert not store.create("x", b"another's")
 
 
+def test_an_answer_that_does_not_come_is_asked_for_again(s3, at, monkeypatch):
+    monkeypatch.setattr(objects, "_HUNG_SECONDS", 1.0)
+    hung: list[str] = []
+
+    def fate(method: str, path: str, number: int) -> int | None:
+        if len(hung) < 2 and number % 2:
+            hung.append(method)
+            time.sleep(4.0)
+        return None
+
+    with object_store.proxy(s3, fate) as endpoint:
+        store = at(endpoint)
+        began = time.monotonic()
+        assert store.create("x", b"mine")
+        assert time.monotonic() - began < 4.0 and hung == ["PUT"]
+
+
 def test_a_store_that_never_recovers_is_one_error_that_names_it(s3, at):
     asked: list[int] = []
 
@@ -70,7 +90,9 @@ def test_a_store_that_never_recovers_is_one_error_that_names_it(s3, at):
     with object_store.proxy(s3, fate) as endpoint:
         store = at(endpoint, retries=2)
         began = time.monotonic()
-        with pytest.raises(StoreError, match=r"^s3://bucket/\w+/x cannot be reached: .*503") as caught:
+        with pytest.raises(
+            StoreError, match=r"^s3://bucket/\w+/x cannot be reached: .* 2 retry attempts"
+        ) as caught:
             store.write("x", b"")
     assert "\n" not in str(caught.value) and len(asked) == 3 and time.monotonic() - began < 30
 
@@ -174,3 +196,47 @@ def test_a_published_folder_has_its_records_last(s3, at, tmp_path):
         assert set(order[:2]) == {"a.bin", "z.bin"} and order[2:] == ["corpus.json", "build.json"]
         publish.bring_folder(store, tmp_path / "there", "corpus")
     assert (tmp_path / "there" / "corpus" / "z.bin").read_bytes() == b"z"
+
+
+def test_google_is_asked_to_create_only_what_is_not_there(monkeypatch):
+    """What a stand-in for Google's store hears: the condition of a put that a lease depends on."""
+    heard: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            first = not heard
+            heard.append(self.path)
+            made = {
+                "name": "run/leases/1", "bucket": "bucket", "generation": "7", "metageneration": "1", "size": "15",
+                "timeCreated": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z",
+            }  # fmt: skip
+            self._answer(200 if first else 412, json.dumps(made if first else {}).encode())
+
+        def do_GET(self) -> None:
+            self._answer(200, b"the first one's")
+
+        def _answer(self, status: int, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{made.server_address[1]}")
+    try:
+        store = Objects("gs://bucket/run")
+        assert store.create("leases/1", b"the first one's") and not store.create("leases/1", b"another's")
+    finally:
+        made.shutdown()
+        made.server_close()
+    assert len(heard) == 2
+    for path in heard:
+        asked = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+        assert asked["ifGenerationMatch"] == ["0"] and asked["name"] == ["run/leases/1"]
