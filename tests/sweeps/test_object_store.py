@@ -15,6 +15,7 @@ from rewardscale.remote import objects
 from rewardscale.sweeps.results import reproducible
 from tests import object_store
 from tests.sweeps.launching import TINY, launch, start
+from tests.sweeps.test_trunks import LEAVE, ONE_DRAW, TRUNKS, began
 
 pytestmark = [pytest.mark.slow, object_store.needs_s3]
 
@@ -125,6 +126,21 @@ def test_a_stopped_machine_hands_its_cell_over_at_once(endpoint, tmp_path):
     assert code == 0, error
     result = next(json.loads(p.read_bytes()) for p in tmp_path.glob("two/rewardscale/*/*/runs/*/result.json"))
     assert result["record"]["resumed_at"] > 0
+
+
+def test_what_runs_share_reaches_other_machines(endpoint, tmp_path):
+    shared = (*TRUNKS, *ONE_DRAW, "--config.runtime.workers=1", "--config.runtime.lease_seconds=5")
+    code, _, error = launch(tmp_path / "local", *shared)
+    assert code == 0, error
+    local = (tmp_path / "local" / "results.parquet").read_bytes()
+    ids = dict(pl.read_parquet(local).select("pairs", "run_id").unique().iter_rows())
+    code, _, error = launch(URL, *shared, f"--cell={ids[700]}", **machine(endpoint, tmp_path, "one"))
+    assert code == 0, error
+    code, _, error = launch(URL, *shared, **machine(endpoint, tmp_path, "two"))
+    assert code == 0, error
+    (workdir,) = tmp_path.glob("two/rewardscale/workdirs/*")
+    assert began(workdir) == {100: [LEAVE[100]], 250: [LEAVE[250]], 700: [0]}
+    assert table_of(stored().read("results.parquet")).equals(table_of(local))
 
 
 def test_a_throttling_store_changes_nothing_but_the_time(endpoint, tmp_path):
