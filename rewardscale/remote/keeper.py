@@ -144,7 +144,7 @@ class _OnStore(Kept):
     def __init__(self, store: Objects, name: str, workdir: Path, directory: Path, lease: leases.Lease):
         self._store, self._name, self._lease = store, name, lease
         self._workdir, self._directory = workdir, directory
-        self._sent = -1
+        self._sent, self._over = -1, False
         self._sending = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_checkpoints, name="checkpoints", daemon=True)
@@ -154,6 +154,7 @@ class _OnStore(Kept):
         if origin.bring(
             self._store, self._workdir, name, self._store.read(f"{name}.json"), self._directory, last=last
         ):
+            self._over = True
             return True
         stored = _steps(self._store, f"{self._name}/{_CHECKPOINTS}")
         self._sent = stored[-1] if stored else -1
@@ -188,6 +189,7 @@ class _OnStore(Kept):
         origin.bring(self._store, self._workdir, name, data, self._directory, last=last)  # the first writer's
         self._store.delete(f"{self._name}/error.json")
         self._forget(keep=1)
+        self._over = True
 
     def fail(self, name: str) -> None:
         with contextlib.suppress(StoreError, Lost):  # what went wrong first is what is said
@@ -208,9 +210,10 @@ class _OnStore(Kept):
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        with contextlib.suppress(StoreError, Lost):
-            self._lease.check()
-            self._send_newest()
+        if not self._over:
+            with contextlib.suppress(StoreError, Lost):
+                self._lease.check()
+                self._send_newest()
 
     def _send_checkpoints(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):

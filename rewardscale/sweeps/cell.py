@@ -96,7 +96,11 @@ def run_cell(
     with atomic.locked(directory / "lock", wait=False) as mine:
         if not mine:
             return False
-        with keeper.keeping(context.workdir, directory, seconds=context.runtime.lease_seconds) as kept:
+        seconds = context.runtime.lease_seconds
+        with (
+            contextlib.suppress(keeper.Lost),
+            keeper.keeping(context.workdir, directory, seconds=seconds) as kept,
+        ):
             if kept is None:
                 return False
             done = _done_name(cell, context.wanted)
@@ -105,7 +109,7 @@ def run_cell(
                 if not brought:
                     kept.finish(done, "DONE")
                 return True
-            trunk = trunk_of(cell, context.workdir, seconds=context.runtime.lease_seconds)
+            trunk = trunk_of(cell, context.workdir, seconds=seconds)
             with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
                 if not free:
                     return False
@@ -113,7 +117,7 @@ def run_cell(
                     _run(cell, context, directory, trunk, kept.checking(on_progress), on_metrics, on_compute)
                     kept.finish(done, "DONE")
                 except keeper.Lost:
-                    return False
+                    raise
                 except Exception as error:
                     record = {
                         "error": type(error).__name__,
@@ -123,7 +127,8 @@ def run_cell(
                     atomic.write_json(directory / "error.json", record)
                     kept.fail("error.json")
                     raise
-        return True
+            return True
+        return False
 
 
 def _done_name(cell: Cell, wanted: benchmarks.Prepared | None) -> str:

@@ -81,9 +81,11 @@ def test_checkpoints_go_up_while_it_runs_and_the_newest_comes_back(machines):
         finished(run_of(two), "mine")
         kept.finish("done", "DONE")
     assert stored(one) == ["runs/r/checkpoints/20.json", "runs/r/done.json"]
+    checkpoint(run_of(one), 18)
     with keeper.keeping(one, run_of(one), seconds=60) as kept:
         assert kept is not None and kept.bring("done", "DONE")
     assert (run_of(one) / "result.json").read_text() == "mine"
+    assert stored(one) == ["runs/r/checkpoints/20.json", "runs/r/done.json"]  # nothing goes up any more
 
 
 def test_ones_own_newer_checkpoint_is_kept(machines):
