@@ -89,23 +89,24 @@ def test_two_machines_share_a_sweep_and_its_table_is_the_local_one(endpoint, tmp
 def test_a_killed_machines_cell_goes_on_elsewhere_from_its_last_checkpoint(endpoint, tmp_path):
     code, _, error = launch(tmp_path / "local", *LONG)
     assert code == 0, error
-    first = start(URL, *LONG, **machine(endpoint, tmp_path, "one"))
+    patient = (*LONG, "--config.runtime.lease_seconds=40")  # --status has half of it to look
+    first = start(URL, *patient, **machine(endpoint, tmp_path, "one"))
     until = time.monotonic() + 120
     there = stored()
     while not (uploaded := re.findall(r"checkpoints/(\d+)\.json", " ".join(there.names("runs/")))):
         assert first.poll() is None and time.monotonic() < until, finish(first)
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGSTOP)
-    code, out, error = launch(URL, *LONG, "--status", **machine(endpoint, tmp_path, "looker"))
+    code, out, error = launch(URL, *patient, "--status", **machine(endpoint, tmp_path, "looker"))
     assert "1 running" in out, (out, error)
     os.killpg(first.pid, signal.SIGKILL)
     finish(first)
     assert not [name for name in there.names("runs/") if name.endswith("done.json")]
-    time.sleep(3)
-    code, out, error = launch(URL, *LONG, "--status", **machine(endpoint, tmp_path, "looker"))
+    time.sleep(20)
+    code, out, error = launch(URL, *patient, "--status", **machine(endpoint, tmp_path, "looker"))
     assert out == "1 cells: 1 not started\n", (out, error)
 
-    code, _, error = launch(URL, *LONG, **machine(endpoint, tmp_path, "two"))
+    code, _, error = launch(URL, *patient, **machine(endpoint, tmp_path, "two"))
     assert code == 0, error
     result = next(json.loads(p.read_bytes()) for p in tmp_path.glob("two/rewardscale/*/*/runs/*/result.json"))
     assert result["record"]["resumed_at"] >= int(uploaded[-1]) > 0
