@@ -46,9 +46,12 @@ INSTALL_REQUIRES = [
     "orjson>=3.11",
     # Public sets come as .jsonl.zst too [BSD-3-Clause]
     "zstandard>=0.23",
-    # Views, levels and subsets at s3://, gs://, ... through one interface; each store's own package (s3fs,
-    # gcsfs) is installed where it is used [BSD-3-Clause]
+    # Other stores and public sets at URLs through one interface; each store's own package (adlfs, ...; s3fs and gcsfs
+    # for stages on a cluster) is installed where it is used [BSD-3-Clause]
     "fsspec>=2025.3",
+    # s3:// and gs:// with conditional puts, which leases need, and retries; orbax needs it anyway, and no vendor's
+    # client must fit beside it [Apache-2.0]
+    "tensorstore>=0.1.86",
     # Fast tokenizers of the public model families, and of tests, without PyTorch [Apache-2.0]
     "tokenizers>=0.22",
     # Weights in and out: the one format of Hugging Face that holds arrays and no code [Apache-2.0]

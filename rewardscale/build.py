@@ -26,6 +26,8 @@ from tqdm import tqdm
 from rewardscale.cli import exit_code
 from rewardscale.config import ConfigError
 from rewardscale.config.build import BuildConfig, SourceConfig
+from rewardscale.data.remote import RECORDS
+from rewardscale.remote import commits, origin, publish
 from rewardscale.sweeps import configfile
 
 
@@ -54,7 +56,7 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.data.build import run
 
     config = _config(options, overrides)
-    directory = options.out or Path("corpora") / config.name
+    directory = origin.folder(options.out or Path("corpora") / config.name)
     bars: dict[str, tqdm] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -69,8 +71,21 @@ def _build(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     finally:
         for bar in bars.values():
             bar.close()
+    _publish(built.directory)
     print(closing(built.record, built.directory))
     return 0
+
+
+def _publish(directory: Path) -> None:
+    """Sends a corpus to the URL that its folder is a copy of, if it is one: files, then the records that name them."""
+    store = origin.objects(directory)
+    if store is None:
+        return
+    record = directory / "build.json"
+    if store.read(record.name) == record.read_bytes():
+        return  # written last, so all is there
+    files = [file for file in commits.files_below(directory) if not file.startswith((".", "work/"))]
+    publish.publish(store, directory, files, last=(*RECORDS, record.name))
 
 
 def _config(options: argparse.Namespace, overrides: Mapping[str, str]) -> BuildConfig:
@@ -178,8 +193,9 @@ def closing(record: Mapping[str, Any], directory: Path) -> str:
             f"after pairing, {source['kept']:,} kept{reasons}"
         )
     if any(source["refused"] for source in record["sources"]):
-        lines.append(f"refused, one by one: {directory / 'quarantine.jsonl'}")
-    lines.append(f"corpus  {directory} ({record['comparisons']:,} comparisons, {record['fingerprint'][:12]})")
+        lines.append(f"refused, one by one: {origin.shown(directory / 'quarantine.jsonl', directory)}")
+    place, fingerprint = origin.shown(directory, directory), record["fingerprint"][:12]
+    lines.append(f"corpus  {place} ({record['comparisons']:,} comparisons, {fingerprint})")
     return "\n".join(lines)
 
 
@@ -200,7 +216,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         metavar="[ADAPTER=]PATH|ADAPTER[@COMMIT]",
         help="a file or folder, or the hub; again for more, the earlier one wins a duplicate (default: the config's)",
     )
-    add("--out", type=Path, help="folder of the corpus (default: corpora/<config.name>)")
+    add(
+        "--out",
+        metavar="DIR|URL",
+        help="folder of the corpus, or s3://..., gs://... (default: corpora/<config.name>)",
+    )
     add("--data_dir", type=Path, help="where relative paths are looked for first")
     add("--engine", default="process", help="inline, process[:WORKERS], ray[:ADDRESS] (default: %(default)s)")
     add("--keep_work", action="store_true", help="keep the stages' files, which hold what was dropped")

@@ -4,10 +4,13 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from rewardscale import exits
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
+from rewardscale.remote import origin
+from rewardscale.remote.objects import is_url
 from rewardscale.stages import StageError
 
 RESUMED = "the same command goes on where this one stopped"
@@ -44,6 +47,21 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
         help="how many there are; 1: this one is alone, whatever cluster",
     )
     group.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
+
+
+def workdir_of(place: str | Path) -> Path:
+    """The folder to work in for --workdir: the place itself, or this machine's copy of a URL (remote/origin.py).
+
+    Raises ConfigError for a URL where there are several hosts, StoreError for one that cannot be opened.
+    """
+    from rewardscale import mesh
+
+    if is_url(place) and mesh.hosts() > 1:
+        raise ConfigError(
+            f"--workdir={place}: several hosts that train one model need a shared disk; processes that each take "
+            "runs of their own need none: start them with --num_processes=1"
+        )
+    return origin.folder(place)
 
 
 def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: str = "") -> int:

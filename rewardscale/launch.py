@@ -25,7 +25,8 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
     --collect                     runs nothing: table and report of what is done
 
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
-figures/, report.html. Kill it whenever you like; the same command goes on where it stopped. The exit
+figures/, report.html. With --workdir=s3://bucket/sweep, or gs://..., machines that share nothing else share the cells
+(docs/storage.md). Kill it whenever you like; the same command goes on where it stopped. The exit
 code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
 
 On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewardscale import exits
-from rewardscale.cli import add_host_flags, on_hosts
+from rewardscale.cli import add_host_flags, on_hosts, workdir_of
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.executors import clusters
 from rewardscale.training.tracker import PROJECT, create_sweep
@@ -65,7 +66,7 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         priced = pricing.price(config, pricing.of_grid(config))
         print(pricing.page(config, priced, chip_hour_price=options.chip_hour_price))
         return 0
-    workdir = options.workdir or Path("runs") / config.name
+    workdir = workdir_of(options.workdir or Path("runs") / config.name)
     plan = mesh.once(lambda: sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring))
     if mesh.hosts() == 1:
         return _run(plan, options, overrides)
@@ -197,7 +198,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         help="a config file; a bare name is looked for in configs/",
     )
     parser.add_argument(
-        "--workdir", type=Path, help="folder for everything the sweep makes (default: runs/<sweep name>)"
+        "--workdir",
+        metavar="DIR|URL",
+        help="folder for everything the sweep makes, or s3://..., gs://... (default: runs/<sweep name>)",
     )
     parser.add_argument(
         "--data_dir",

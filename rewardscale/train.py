@@ -14,10 +14,10 @@ one: --config.recipe.learning_rate=1e-5 --config.runtime.mesh=2,2,2.
 --config.benchmarks=rm-bench,llmbar --data_dir=DIR evaluates the trained model as rewardscale.evaluate does, into
 evaluation/; benchmarks can be added to a training that is finished.
 
-Everything lands in --workdir (default runs/<name>); the trained model in its folder model/, ready for
-AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it whenever you like; the same
-command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted, 75 start it again: it hung
-(only with --config.runtime.watchdog_exit=true), or hosts did not come together.
+Everything lands in --workdir (default runs/<name>; s3:// and gs:// too: docs/storage.md); the trained model in its
+folder model/, ready for AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it
+whenever you like; the same command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted, 75 start
+it again: it hung (only with --config.runtime.watchdog_exit=true), or hosts did not come together.
 
 On several hosts start the same command on each, with one shared --workdir: TPU slices and Slurm steps are found by
 themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/hosts.md).
@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from rewardscale import exits
-from rewardscale.cli import add_host_flags, on_hosts
+from rewardscale.cli import add_host_flags, on_hosts, workdir_of
 from rewardscale.config import DATA_VARIABLE, ConfigError, TrainConfig
 from rewardscale.evaluation.eval_tables import terminal
+from rewardscale.remote import origin
 from rewardscale.sweeps import configfile
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.dry_run or options.lengths:
         return _dry_run(config, options)
     writes = mesh.host_zero()
-    workdir = options.workdir or Path("runs") / config.name
+    workdir = workdir_of(options.workdir or Path("runs") / config.name)
     data_dir = options.data_dir or (Path(os.environ[DATA_VARIABLE]) if DATA_VARIABLE in os.environ else None)
     bars: dict[str, tqdm] = {}
 
@@ -118,8 +119,9 @@ def closing(outcome: "Outcome", workdir: Path) -> str:
             f"validation: {seen['pairs']:,} pairs, accuracy {seen['accuracy']:.4f}, log-loss {seen['loss']:.4f} nats"
         )
     if outcome.evaluation:
-        lines += [terminal(outcome.evaluation), f"report  {workdir / 'evaluation' / 'eval.html'}"]
-    lines.append(f"model   {outcome.directory}")
+        page = workdir / "evaluation" / "eval.html"
+        lines += [terminal(outcome.evaluation), f"report  {origin.shown(page, workdir)}"]
+    lines.append(f"model   {origin.shown(outcome.directory, workdir)}")
     return "\n".join(lines)
 
 
@@ -134,7 +136,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         metavar="FILE[:VARIANT]",
         help="a config file; a bare name is looked for in configs/",
     )
-    parser.add_argument("--workdir", type=Path, help="folder for everything (default: runs/<config.name>)")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR|URL",
+        help="folder for everything, or s3://..., gs://... (default: runs/<config.name>)",
+    )
     parser.add_argument(
         "--data_dir", type=Path, metavar="DIR",
         help=f"folder of the benchmarks' data (default: the environment variable {DATA_VARIABLE}, or the hub)",

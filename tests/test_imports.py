@@ -17,7 +17,7 @@ PACKAGE = "rewardscale"
 
 # The rooms and their floors. A new room is named here and in docs/architecture.md, or the test fails.
 FLOORS = {
-    **dict.fromkeys(["config", "flops", "best_of_n", "atomic", "hub", "exits"], 0),
+    **dict.fromkeys(["config", "flops", "best_of_n", "atomic", "hub", "exits", "remote"], 0),
     **dict.fromkeys(["data", "stages", "mesh", "web"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),
@@ -27,7 +27,13 @@ FLOORS = {
     ),
 }
 # On one floor, who may use whom. Never the other way round.
-SIDEWAYS = {("flops", "config"), ("data", "stages"), ("training", "evaluation"), ("sweeps", "curation")}
+SIDEWAYS = {
+    ("flops", "config"),
+    ("remote", "atomic"),
+    ("data", "stages"),
+    ("training", "evaluation"),
+    ("sweeps", "curation"),
+}
 # Outside the house: reads results tables, is used by the two upper floors.
 BESIDE = "scaling"
 BESIDE_MAY_IMPORT = {"config", "flops", "best_of_n", BESIDE}
@@ -40,6 +46,7 @@ OWNERS = {
     "orbax": f"{PACKAGE}.training.checkpoint",
     "wandb": f"{PACKAGE}.training.tracker",
     "kubernetes": f"{PACKAGE}.sweeps.executors.kubernetes",
+    "tensorstore": f"{PACKAGE}.remote.objects",
     "httpx": f"{PACKAGE}.curation.annotators.label_studio",
     "huggingface_hub": f"{PACKAGE}.hub",
     "jinja2": f"{PACKAGE}.data.chat_template",

@@ -182,6 +182,8 @@ class Runtime:
         all stacks (training/watchdog.py; 0: never). Compiling and restoring count. watchdog_exit: it then ends the
         process with exit code 75, for a cluster that starts it again.
       workers: processes that run cells side by side (0: one a core on CPU, one on accelerators).
+      lease_seconds: of a workdir on an object store: a run whose machine has given no sign of life for so long is
+        taken over by another one (docs/storage.md).
     """
 
     mesh: tuple[int, int, int] = (-1, 1, 1)
@@ -197,6 +199,7 @@ class Runtime:
     checkpoint_seconds: float = 30.0
     checkpoints_kept: int = 2
     workers: int = 0
+    lease_seconds: float = 180.0
     most_skipped: int = 10
     profile_steps: tuple[int, int] = (0, 0)
     watchdog_seconds: float = 1800.0
@@ -213,6 +216,8 @@ class Runtime:
             )
         if self.watchdog_seconds < 0:
             raise ConfigError(f"runtime.watchdog_seconds={self.watchdog_seconds} must be 0 (never) or more")
+        if self.lease_seconds <= 0:
+            raise ConfigError(f"runtime.lease_seconds={self.lease_seconds} must be above 0")
         choice("runtime.remat", self.remat, REMAT)
         choice("runtime.attention", self.attention, ATTENTION)
         positive(

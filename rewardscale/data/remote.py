@@ -10,15 +10,13 @@ view are fetched when they are first read.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from rewardscale import atomic
 from rewardscale.data.comparison import DataError
+from rewardscale.remote.objects import Objects
 
 RECORDS = ("view.json", "corpus.json", "level.json", "subset.json", "batches.json")
 _ORIGIN = "origin.json"
@@ -38,12 +36,12 @@ def local(place: Path | str, *, cache: Path | None = None) -> Path:
     url = place.rstrip("/")
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale"
     folder = cache / hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
-    files, root = fsspec.url_to_fs(url)
-    present = {Path(path).name for path in files.ls(root, detail=False)} if files.isdir(root) else set()
+    store = Objects(url)
+    present = set(store.children())
     names = [name for name in RECORDS if name in present]
     if not names:
         raise DataError(f"{url} holds nothing that was committed: there is none of {', '.join(RECORDS)}")
-    record = files.cat_file(f"{root}/{names[0]}")
+    record = store.read(names[0]) or b"{}"
     kept = folder / names[0]
     if kept.exists() and kept.read_bytes() != record:
         raise DataError(f"{url} was replaced since it was copied; delete {folder}")
@@ -51,7 +49,7 @@ def local(place: Path | str, *, cache: Path | None = None) -> Path:
     lazy = {name for name in described if name.endswith(".tokens")}
     atomic.write_json(folder / _ORIGIN, {"url": url})
     for name in sorted(present - lazy - {names[0]}):
-        if not (folder / name).exists() and (name in described or not files.isdir(f"{root}/{name}")):
+        if not (folder / name).exists():
             _fetch(folder / name, url, described.get(name, {}))
     atomic.write_bytes(kept, record)  # last: its presence means that all but the shards is there
     return folder
@@ -73,17 +71,13 @@ def fetch(path: Path, described: Mapping[str, Any]) -> Path:
 
 
 def _fetch(path: Path, url: str, described: Mapping[str, Any]) -> None:
-    files, root = fsspec.url_to_fs(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
-        new = Path(folder) / path.name
-        files.get_file(f"{root}/{path.name}", str(new))
-        size, digest = described.get("bytes"), described.get("sha256")
-        if (size is not None and new.stat().st_size != size) or (digest and atomic.sha256(new) != digest):
-            raise DataError(
-                f"{url}/{path.name} is not the file that was committed; copy the folder there again"
-            )
-        os.replace(new, path)
+    data = Objects(url).read(path.name)
+    if data is None:
+        raise DataError(f"{url}/{path.name} is missing; copy the folder there again")
+    size, digest = described.get("bytes"), described.get("sha256")
+    if (size is not None and len(data) != size) or (digest and hashlib.sha256(data).hexdigest() != digest):
+        raise DataError(f"{url}/{path.name} is not the file that was committed; copy the folder there again")
+    atomic.write_bytes(path, data)
 
 
 def _files(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -6,6 +6,7 @@ runs/<run id>/config.json data.json versions.json   what the run is
               benchmark_rewards.parquet benchmarks.json   the same on the benchmarks that the sweep names
               DONE                                  written last: the run is whole
               error.json                            instead, if it failed
+On an object store all this is in a folder of the machine that runs it, and goes there as remote/keeper.py says.
 trunks/<trunk id>/                                  what runs of a sweep with trunks share (training/trunk.py)
 """
 
@@ -19,7 +20,7 @@ import json
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from rewardscale.data.subsets import Subset, subset
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.evaluation import statistics
 from rewardscale.models import convex
+from rewardscale.remote import keeper, leases, origin
 from rewardscale.sweeps import benchmarks
 from rewardscale.sweeps.datasets import VALIDATION, Dataset, Labelled
 from rewardscale.sweeps.grid import Cell
@@ -65,6 +67,11 @@ def is_done(workdir: Path, run_id: str) -> bool:
     return (run_directory(workdir, run_id) / "DONE").exists()
 
 
+def is_sent(cell: Cell, workdir: Path, wanted: benchmarks.Prepared | None) -> bool:
+    """Whether a run that is done is in the workdir's store too, if it has one."""
+    return origin.is_sent(workdir, f"runs/{cell.run_id}/{_done_name(cell, wanted)}")
+
+
 def is_scored(cell: Cell, workdir: Path, wanted: benchmarks.Prepared | None) -> bool:
     """Whether a cell's model has scored the sweep's benchmarks; a convex one is not asked to."""
     return cell.run.family == "convex" or benchmarks.is_scored(wanted, workdir, cell.run_id)
@@ -80,7 +87,8 @@ def run_cell(
 ) -> bool:
     """Runs a cell unless it is done; True if it is done now, False if another process is at it or at its trunk.
 
-    `on_compute` is called before `compute`, which several hosts do together.
+    `on_compute` is called before `compute`, which several hosts do together. A cell of an object store that another
+    machine has taken over meanwhile is that one's: False.
 
     Whatever it raises has been written to error.json, except a stop request.
     """
@@ -88,23 +96,50 @@ def run_cell(
     with atomic.locked(directory / "lock", wait=False) as mine:
         if not mine:
             return False
-        if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
-            return True
-        trunk = trunk_of(cell, context.workdir)
-        with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
-            if not free:
+        seconds = context.runtime.lease_seconds
+        with (
+            contextlib.suppress(keeper.Lost),
+            keeper.keeping(context.workdir, directory, seconds=seconds) as kept,
+        ):
+            if kept is None:
                 return False
-            try:
-                _run(cell, context, directory, trunk, on_progress, on_metrics, on_compute)
-            except Exception as error:
-                record = {
-                    "error": type(error).__name__,
-                    "message": str(error),
-                    "traceback": traceback.format_exc(),
-                }
-                atomic.write_json(directory / "error.json", record)
-                raise
-        return True
+            done = _done_name(cell, context.wanted)
+            brought = kept.bring(done, "DONE")
+            if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
+                if not brought:
+                    kept.finish(done, "DONE")
+                return True
+            trunk = trunk_of(cell, context.workdir, seconds=seconds)
+            with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
+                if not free:
+                    return False
+                try:
+                    _run(cell, context, directory, trunk, kept.checking(on_progress), on_metrics, on_compute)
+                    kept.finish(done, "DONE")
+                except keeper.Lost:
+                    raise
+                except Exception as error:
+                    record = {
+                        "error": type(error).__name__,
+                        "message": str(error),
+                        "traceback": traceback.format_exc(),
+                    }
+                    atomic.write_json(directory / "error.json", record)
+                    kept.fail("error.json")
+                    raise
+            return True
+        return False
+
+
+def _done_name(cell: Cell, wanted: benchmarks.Prepared | None) -> str:
+    """What a run is committed as on an object store: with other benchmarks there is more of it."""
+    scored = wanted is not None and isinstance(cell.run.model, ModelConfig)
+    return f"{origin.DONE}-{wanted.fingerprint}" if scored and wanted else origin.DONE
+
+
+def bring_done(workdir: Path, cells: Sequence[Cell]) -> None:
+    """Brings from the workdir's store, if it has one, the cells that are done, and why others failed."""
+    origin.bring_done(workdir, [run_directory(workdir, c.run_id) for c in cells])
 
 
 def _run(
@@ -171,11 +206,17 @@ def compute(
     return rows, rewards, record, tables[0] if tables else None
 
 
-def trunk_of(cell: Cell, workdir: Path) -> Trunk | None:
-    """The trunk that a cell is a branch of."""
+def trunk_of(cell: Cell, workdir: Path, *, seconds: float = leases.SECONDS) -> Trunk | None:
+    """The trunk that a cell is a branch of, with the newest state that the workdir's store, if it has one, holds.
+
+    `seconds`: after which others take over a trunk that stands still.
+    """
     if cell.branch is None:
         return None
-    return Trunk(Path(workdir) / "trunks" / cell.branch.trunk, cell.branch.steps)
+    directory = Path(workdir) / "trunks" / cell.branch.trunk
+    keeper.bring_state(workdir, directory, most=cell.branch.steps[-1])
+    extending = functools.partial(keeper.extending, Path(workdir), directory, seconds=seconds)
+    return Trunk(directory, cell.branch.steps, extending=extending)
 
 
 def evaluation_rows(dataset: Dataset, fold: int) -> np.ndarray:

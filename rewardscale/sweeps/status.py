@@ -4,8 +4,10 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from rewardscale import atomic
+from rewardscale.remote import leases, origin
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps.summary import time_text
 from rewardscale.sweeps.sweep import Plan, work
@@ -34,13 +36,14 @@ class Status:
 def status(plan: Plan, queued: Mapping[str, str] | None = None) -> Status:
     """Reads locks, results and errors; `queued` is what an executor's queue says of cells."""
     todo = {c.run_id for c in plan.todo()}
+    owned = _held(plan, todo)
     states, failures, held = {}, {}, 0
     for cell in plan.cells:
         run_id = cell.run_id
         error = runs.read_error(plan.workdir, run_id)
         if run_id not in todo:
             states[run_id] = DONE
-        elif _held(plan, run_id):
+        elif run_id in owned:
             states[run_id] = RUNNING
             held += 1
         elif queued and run_id in queued:
@@ -53,9 +56,19 @@ def status(plan: Plan, queued: Mapping[str, str] | None = None) -> Status:
     return Status(states, failures, at_once, _seconds_left(plan, states, at_once))
 
 
-def _held(plan: Plan, run_id: str) -> bool:
-    """Whether a process of this machine (or of any, where the file system passes locks on) is at the run."""
-    lock = runs.run_directory(plan.workdir, run_id) / "lock"
+def _held(plan: Plan, run_ids: set[str]) -> set[str]:
+    """Which of the runs somebody is at: by the leases of a store, else by locks.
+
+    Locks tell of processes of this machine, and of any where the file system passes locks on.
+    """
+    store = origin.objects(plan.workdir)
+    if store is not None:
+        found = leases.alive(store, "runs")
+        return {run_id for run_id in run_ids if f"runs/{run_id}" in found}
+    return {run_id for run_id in run_ids if _locked(runs.run_directory(plan.workdir, run_id) / "lock")}
+
+
+def _locked(lock: Path) -> bool:
     if not lock.exists():
         return False
     with atomic.locked(lock, wait=False) as free:
@@ -87,6 +100,7 @@ def text(plan: Plan, found: Status) -> str:
         lines.append(f"  failed {labels[run_id]} ({run_id}): {why}")
     if len(found.failures) > 5:
         lines.append(
-            f"  and {len(found.failures) - 5} more; --collect lists them in {plan.workdir / 'missing.json'}"
+            f"  and {len(found.failures) - 5} more; --collect lists them in "
+            f"{origin.shown(plan.workdir / 'missing.json', plan.workdir)}"
         )
     return "\n".join(lines)

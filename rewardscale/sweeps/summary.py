@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from rewardscale.remote import origin
 from rewardscale.sweeps.executors.local import default_workers
 from rewardscale.sweeps.grid import Cell
 from rewardscale.sweeps.sweep import Outcome, Plan, Ran, choose, work
@@ -54,7 +55,7 @@ def dry_run(plan: Plan) -> str:
         *_trunks(plan.cells),
         f"about {time_text(_total(left, 'seconds') / workers)} with {workers} worker processes "
         "(a rough model of one CPU core a process; accelerators differ)",
-        f"everything would land in {plan.workdir}",
+        f"everything would land in {origin.shown(plan.workdir, plan.workdir)}",
     ]
     return "\n".join(lines)
 
@@ -87,10 +88,14 @@ def closing(plan: Plan, outcome: Outcome) -> str:
         name = f"{cell['model']}/{cell['level']}/{cell['pairs']}/draw{cell['draw']}"
         lines.append(f"  missing {name} ({cell['run_id']}): {cell['reason']}")
     if len(outcome.missing) > 5:
-        lines.append(f"  and {len(outcome.missing) - 5} more, listed in {plan.workdir / 'missing.json'}")
-    lines.append(f"table   {plan.workdir / 'results.parquet'}")
-    lines.append(f"report  {outcome.report}")
+        lines.append(f"  and {len(outcome.missing) - 5} more, listed in {_place(plan, 'missing.json')}")
+    lines.append(f"table   {_place(plan, 'results.parquet')}")
+    lines.append(f"report  {origin.shown(outcome.report, plan.workdir)}")
     return "\n".join(lines)
+
+
+def _place(plan: Plan, name: str) -> str:
+    return origin.shown(plan.workdir / name, plan.workdir)
 
 
 def chosen(plan: Plan, names: Sequence[str], ran: Ran) -> str:

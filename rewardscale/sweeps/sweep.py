@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rewardscale import atomic
 from rewardscale.config import DATA_VARIABLE, ConfigError, SweepConfig, to_mapping
+from rewardscale.remote import origin, publish
 from rewardscale.sweeps import benchmarks, datasets, grid, results
 from rewardscale.sweeps import cell as runs
 from rewardscale.sweeps.executors import local, wandb_agents
@@ -34,11 +35,13 @@ class Plan:
     wanted: benchmarks.Prepared | None = None
 
     def todo(self) -> list[grid.Cell]:
-        """Cells that are not done, or whose models have not scored the benchmarks."""
+        """Cells that are not done, or whose models have not scored the benchmarks, or which the store lacks."""
         return [
             c
             for c in self.cells
-            if not runs.is_done(self.workdir, c.run_id) or not runs.is_scored(c, self.workdir, self.wanted)
+            if not runs.is_done(self.workdir, c.run_id)
+            or not runs.is_scored(c, self.workdir, self.wanted)
+            or not runs.is_sent(c, self.workdir, self.wanted)
         ]
 
     def context(self) -> runs.Context:
@@ -76,6 +79,7 @@ def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, do
         view = datasets.view(dataset, progress=progress) if grid.needs_tokens(config) else None
         wanted = benchmarks.prepare(config, dataset, workdir, data_dir)
     cells = grid.cells(config, dataset, view)
+    runs.bring_done(Path(workdir), cells)
     return Plan(config, docstring, Path(workdir), data_dir, dataset, cells, wanted)
 
 
@@ -103,6 +107,7 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
             bars.show(event)
             trackers.follow(event)
             if event.kind == "failed" and event.cell is not None:
+                origin.check(sweep.workdir)  # a store that is gone fails all cells: it is said once
                 failed[event.cell.run_id] = str(event.value)
                 tqdm.write(f"FAILED {event.cell.label} ({event.cell.run_id}): {event.value}", file=sys.stderr)
 
@@ -123,8 +128,10 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
 def collect(sweep: Plan, ran: Ran | None = None, *, wandb: str = "off") -> Outcome:
     """Writes table and report of the cells that are done, whoever ran them; `ran` says why others are missing."""
     ran = ran or Ran({}, False)
+    runs.bring_done(sweep.workdir, sweep.cells)  # by others, meanwhile
     missing = finish(sweep, ran.failed)
     report = _report(sweep)
+    _publish(sweep.workdir)
     Trackers(wandb, sweep.config.name, sweep.workdir).send_sweep(to_mapping(sweep.config), report)
     return Outcome(report, len(sweep.cells), missing, ran.interrupted)
 
@@ -179,6 +186,9 @@ def describe(sweep: Plan) -> None:
         "versions": runs.versions(),
     }
     atomic.write_json(sweep.workdir / "sweep.json", record)
+    store = origin.objects(sweep.workdir)
+    if store is not None:
+        publish.publish(store, sweep.workdir, ["sweep.json"])
 
 
 def finish(sweep: Plan, failed: dict[str, str]) -> list[dict[str, Any]]:
@@ -210,6 +220,18 @@ def _report(sweep: Plan) -> Path:
     path = write_report(sweep.workdir)
     atomic.write_bytes(made_of, stamp.encode())
     return path
+
+
+# Of a sweep's folder, what its store holds under plain names; whoever finds the report finds what it was made of.
+_PLAIN = ("results.parquet", "results_by_cluster.parquet", "missing.json", "sweep.json", "report.html")
+
+
+def _publish(workdir: Path) -> None:
+    """Sends table and report to the workdir's store, if it has one."""
+    store = origin.objects(workdir)
+    if store is not None:
+        publish.publish_folder(store, workdir, "figures")
+        publish.publish(store, workdir, _PLAIN, last=_PLAIN)
 
 
 class _Bars:

@@ -6,6 +6,7 @@
 <workdir>/evaluation/                   the model on the benchmarks that the config names (evaluation/benchmark_run.py)
 
 With several hosts all call it with one shared folder: host 0 makes the corpus and writes records, all train and export.
+Where the folder is a copy of a URL (remote/origin.py), run/, model/ and evaluation/ go there, and come from there.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from rewardscale.evaluation.benchmarks.base import Benchmark
 from rewardscale.evaluation.benchmarks.registry import load_all
 from rewardscale.evaluation.one_pass import Settings
 from rewardscale.models import hf, hf_config, presets, reward
+from rewardscale.remote import keeper, origin
 from rewardscale.training import loop
 
 LEVEL = "as_given"
@@ -106,19 +108,31 @@ def finetune(
     with meshes.locked(workdir / "lock") as mine:
         if not mine:
             raise ConfigError(f"another process trains in {workdir}; wait for it, or name another --workdir")
-        trained, exported = meshes.agreed([done.exists(), final.exists()])
-        if not (trained and exported):
-            if exported:
+        with keeper.keeping(workdir, directory, seconds=config.runtime.lease_seconds, wait=True) as kept:
+            if kept is None:
                 raise ConfigError(
-                    f"{final} holds the model of another run; name another --workdir, or remove it"
+                    f"another machine trains in {origin.url(workdir)}; wait for it, or name another --workdir"
                 )
-            if meshes.host_zero():
-                atomic.write_json(directory / "config.json", dataclasses.asdict(run))
-            result = _train(config, run, start, view, level, directory, final, said)
-            if meshes.host_zero():
-                atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
-            meshes.together()
-        evaluation = _evaluate(config, benchmarks, final, workdir / "evaluation", said)
+            brought = kept.bring(origin.DONE, done.name)
+            if brought:
+                kept.bring_folder(final)
+            trained, exported = meshes.agreed([done.exists(), final.exists()])
+            if not (trained and exported):
+                if exported:
+                    raise ConfigError(
+                        f"{final} holds the model of another run; name another --workdir, or remove it"
+                    )
+                if meshes.host_zero():
+                    atomic.write_json(directory / "config.json", dataclasses.asdict(run))
+                result = _train(config, run, start, view, level, directory, final, kept.checking(said))
+                if meshes.host_zero():
+                    atomic.write_json(done, {"run_id": run.run_id, **counts, **result})
+                meshes.together()
+            if not brought:
+                kept.send_folder(final, last=("config.json",))
+                kept.finish(origin.DONE, done.name)
+            evaluation = _evaluate(config, benchmarks, final, workdir / "evaluation", said)
+            kept.send_folder(workdir / "evaluation", last=("eval.json", "eval.html"))
     return _outcome(final, json.loads(done.read_text()), evaluation)
 
 

@@ -13,7 +13,8 @@ runs/<run id>/trunk.json              which state a run began with
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,17 @@ class Trunk:
     Args:
       directory: where the trunk's states are, named by its id.
       steps: where states are wanted, in order, up to where this run leaves the trunk: the last of them.
+      extending: holds off other machines, where they share a store and no locks; yields whether it does.
     """
 
-    def __init__(self, directory: Path, steps: tuple[int, ...]):
+    def __init__(
+        self,
+        directory: Path,
+        steps: tuple[int, ...],
+        *,
+        extending: Callable[[], AbstractContextManager[bool]] = lambda: contextlib.nullcontext(True),
+    ):
+        self._extending = extending
         self.directory, self.steps, self.step = Path(directory), steps, steps[-1]
         self._held = contextlib.ExitStack()
 
@@ -63,7 +72,10 @@ class Trunk:
         """
         with contextlib.ExitStack() as self._held:
             free = self.stored(self.step)
-            yield free or self._held.enter_context(atomic.locked(self.directory / "lock", wait=False))
+            yield free or (
+                self._held.enter_context(atomic.locked(self.directory / "lock", wait=False))
+                and self._held.enter_context(self._extending())
+            )
 
     def leave(self) -> None:
         """From here on the run is on its own: another one may extend the trunk."""

@@ -26,7 +26,7 @@ def environment(**extra: str) -> dict[str, str]:
     return out | {"JAX_PLATFORMS": "cpu"} | extra
 
 
-def start(workdir: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+def start(workdir: Path | str, *arguments: str, **extra: str) -> subprocess.Popen[str]:
     """Starts `python -m rewardscale.launch` in a process group of its own."""
     command = [sys.executable, "-m", "rewardscale.launch", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(
@@ -40,7 +40,7 @@ def start(workdir: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]
     )
 
 
-def launch(workdir: Path, *arguments: str, **extra: str) -> tuple[int, str, str]:
+def launch(workdir: Path | str, *arguments: str, **extra: str) -> tuple[int, str, str]:
     """Runs it to its end: (exit code, stdout, stderr)."""
     process = start(workdir, *arguments, **extra)
     out, error = process.communicate(timeout=240)

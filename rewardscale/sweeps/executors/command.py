@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from rewardscale.remote import origin
 from rewardscale.sweeps import configfile
 
 
@@ -23,6 +24,6 @@ def cells(spec: str, overrides: Mapping[str, str], workdir: Path, data_dir: Path
         "rewardscale.launch",
         f"--config={name}{colon}{variant}",
         *(f"--config.{key}={value}" for key, value in overrides.items()),
-        f"--workdir={Path(workdir).resolve()}",
+        f"--workdir={origin.url(workdir) or Path(workdir).resolve()}",
         *([f"--data_dir={Path(data_dir).resolve()}"] if data_dir else []),
     ]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardscale.remote import origin
+
 
 def sweep_label(sweep: str) -> str:
     """A sweep's name as a label's value: letters, digits and hyphens, at most 63."""
@@ -12,8 +14,8 @@ def sweep_label(sweep: str) -> str:
 
 
 def folder_label(workdir: Path | str) -> str:
-    """A working folder as a label's value: 20 hex digits of its path."""
-    return digest(str(Path(workdir).resolve()))
+    """A working folder as a label's value: 20 hex digits of its path, or of the URL that it is a copy of."""
+    return digest(origin.url(Path(workdir)) or str(Path(workdir).resolve()))
 
 
 def task_name(sweep: str, workdir: Path | str, cells: Sequence[str]) -> str:
