@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 
+_WRITE_SECONDS = 5.0
 HUNG = 75  # exit code with runtime.watchdog_exit; sysexits.h: a failure that trying again may mend
 
 
@@ -60,13 +61,22 @@ class Watchdog:
         message += stacks()
         print(message, end="", file=sys.stderr, flush=True)
         path = self._directory / (f"hang-{process}.txt" if process else "hang.txt")
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(message)
-        except OSError as error:
-            print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+        # In a thread of its own: the file may lie on what hangs.
+        writing = threading.Thread(target=_append, args=(path, message), name="hang.txt", daemon=True)
+        writing.start()
+        writing.join(_WRITE_SECONDS)
+        if writing.is_alive():
+            print(f"warning: {path} is not written after {_WRITE_SECONDS:.0f} s", file=sys.stderr, flush=True)
         if self._leave:
             os._exit(HUNG)
+
+
+def _append(path: Path, message: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(message)
+    except OSError as error:
+        print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
 def stacks() -> str:
