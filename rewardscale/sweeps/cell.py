@@ -82,7 +82,7 @@ def run_cell(
 
     `on_compute` is called before `compute`, which several hosts do together.
 
-    Whatever it raises has been written to error.json, except a stop request.
+    Whatever it raises has been written to error.json if that can be, except a stop request.
     """
     directory = run_directory(context.workdir, cell.run_id)
     with atomic.locked(directory / "lock", wait=False) as mine:
@@ -102,7 +102,8 @@ def run_cell(
                     "message": str(error),
                     "traceback": traceback.format_exc(),
                 }
-                atomic.write_json(directory / "error.json", record)
+                with contextlib.suppress(OSError):  # a full or lost disk, which what is raised is about
+                    atomic.write_json(directory / "error.json", record)
                 raise
         return True
 
