@@ -17,6 +17,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -61,8 +62,13 @@ def run_directory(workdir: Path, run_id: str) -> Path:
 
 
 def is_done(workdir: Path, run_id: str) -> bool:
-    """Whether the run is whole."""
-    return (run_directory(workdir, run_id) / "DONE").exists()
+    """Whether the run is whole: it says so, and its result is what was written."""
+    directory = run_directory(workdir, run_id)
+    try:
+        record = json.loads((directory / "DONE").read_text())
+        return record["result"] == atomic.sha256(directory / "result.json")
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def is_scored(cell: Cell, workdir: Path, wanted: benchmarks.Prepared | None) -> bool:
@@ -90,6 +96,9 @@ def run_cell(
             return False
         if is_done(context.workdir, cell.run_id) and is_scored(cell, context.workdir, context.wanted):
             return True
+        if (directory / "DONE").exists() and not is_done(context.workdir, cell.run_id):
+            damaged = f"{directory / 'result.json'} is not what DONE says was written"
+            print(f"warning: {damaged}; going on from the run's last checkpoint", file=sys.stderr, flush=True)
         trunk = trunk_of(cell, context.workdir)
         with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
             if not free:
@@ -334,10 +343,9 @@ def versions() -> dict[str, str]:
 
 def read_result(workdir: Path, run_id: str) -> dict[str, Any] | None:
     """The result of a run, or None if it is not done."""
-    directory = run_directory(workdir, run_id)
-    if not (directory / "DONE").exists():
+    if not is_done(workdir, run_id):
         return None
-    return json.loads((directory / "result.json").read_text())
+    return json.loads((run_directory(workdir, run_id) / "result.json").read_text())
 
 
 def read_error(workdir: Path, run_id: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rewardscale.sweeps import cell
 from rewardscale.sweeps.results import reproducible
 from rewardscale.training.tracker import SWEEP_FILES, fetch
 from tests.sweeps.launching import TINY, launch, start
@@ -123,6 +124,30 @@ def test_two_launches_on_one_directory_share_the_work(tmp_path):
     for path in tmp_path.glob("runs/*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
         assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize("name", ["result.json", "DONE"])
+def test_a_damaged_result_is_no_result(uninterrupted, tmp_path, name):
+    shutil.copytree(uninterrupted, tmp_path / "w")
+    (path,) = (tmp_path / "w").glob(f"runs/*/{name}")
+    run_id, whole = path.parent.name, path.read_bytes()
+    assert cell.is_done(tmp_path / "w", run_id)
+    for bad in (b"", whole[: len(whole) // 2], whole.replace(b"e", b"f", 1)):
+        path.write_bytes(bad)
+        assert not cell.is_done(tmp_path / "w", run_id) and cell.read_result(tmp_path / "w", run_id) is None
+    path.unlink()
+    assert not cell.is_done(tmp_path / "w", run_id)
+
+
+def test_a_damaged_result_is_made_again_of_the_last_checkpoint(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "w")
+    (path,) = (tmp_path / "w").glob("runs/*/result.json")
+    path.write_bytes(path.read_bytes()[:100])
+    code, _, error = launch(tmp_path / "w", *LONG)
+    assert code == 0 and f"warning: {path} is not what DONE says was written" in error
+    record = results(tmp_path / "w")[0]["record"]
+    assert record["resumed_at"] == record["steps"]
+    assert table(tmp_path / "w").equals(table(uninterrupted))
 
 
 def test_repeated_with_nothing_to_do_is_quick_and_changes_nothing(uninterrupted):
