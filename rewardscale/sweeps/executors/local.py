@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rewardscale.config import SweepConfig
 from rewardscale.sweeps.grid import Cell
@@ -190,6 +191,27 @@ class _patched:
 
 
 def _work(pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool) -> None:
+    _leaving_at_once(lambda: _run_what_comes(pipe, config, workdir, data_dir, metrics))
+
+
+def _leaving_at_once(work: Callable[[], None]) -> NoReturn:
+    """Does `work` and ends the process: an ordinary exit waits for threads, those of saves that failed among them."""
+    code: Any = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run_what_comes(
+    pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool
+) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
