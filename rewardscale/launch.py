@@ -89,7 +89,8 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         missing, interrupted = ran.failed, ran.interrupted
     else:
         outcome = (sweep.collect if options.collect else sweep.run)(plan, wandb=options.wandb)
-        print(summary.closing(plan, outcome))
+        if not outcome.interrupted:
+            print(summary.closing(plan, outcome))
         missing, interrupted = outcome.missing, outcome.interrupted
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)

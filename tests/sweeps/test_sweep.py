@@ -108,6 +108,7 @@ def test_interrupted_by_the_keyboard_saves_and_goes_on(uninterrupted, tmp_path):
     _, error = process.communicate(timeout=90)
     assert process.returncode == 130, error
     assert "the same command goes on" in error and "Traceback" not in error
+    assert not (tmp_path / "report.html").exists()  # the time of grace is for saving
     code, _, error = launch(tmp_path, *LONG)
     assert code == 0, error
     assert results(tmp_path)[0]["record"]["resumed_at"] > 0
@@ -191,6 +192,21 @@ def test_a_worker_that_is_killed_costs_one_cell_and_no_other(tmp_path):
     assert "1 of 2 cells done" in out
     code, _, error = launch(tmp_path, *LONG, "--config.sweep.pairs=600,700")
     assert code == 0, error
+
+
+def test_a_worker_whose_launcher_dies_before_it_is_ready_does_not_train_on(tmp_path):
+    process = start(tmp_path, *LONG)
+    deadline, workers = time.monotonic() + 120, []
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    time.sleep(0.1)  # it has its cell, and is importing
+    process.kill()
+    process.communicate()
+    while Path(f"/proc/{workers[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{workers[0]}").exists() and not list(tmp_path.glob("runs/*/DONE"))
 
 
 def test_wandb_offline_holds_curves_and_the_table(tmp_path):

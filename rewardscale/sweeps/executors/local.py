@@ -216,7 +216,7 @@ def _run_what_comes(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    _leave_with_parent(os.getppid())
+    _leave_with_parent()
     _keep_memory()
     from rewardscale.sweeps import benchmarks, datasets, grid
     from rewardscale.sweeps import cell as cells
@@ -257,11 +257,13 @@ def _run_what_comes(
             send("done" if done else "busy")
 
 
-def _leave_with_parent(parent: int) -> None:
-    """Sends this process SIGTERM (save and stop) when its parent is gone."""
+def _leave_with_parent() -> None:
+    """Sends this process SIGTERM (save and stop) when its parent is gone, or has gone before this one was ready."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent.pid:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
