@@ -147,6 +147,10 @@ class Cluster:
         text = path.read_text(errors="replace") if path.exists() else ""
         return text.replace("\r", "\n").splitlines()
 
+    def heard(self) -> int:
+        """The number of the line that is being written: what is said from now on stands there or below."""
+        return max(0, len(self.lines()) - 1)
+
     def said(self, *words: str, after: int = 0, first: bool = False) -> str:
         """The first of this launch's lines, from number `after` on, that holds one of the words, from there on.
 

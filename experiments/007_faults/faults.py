@@ -19,7 +19,7 @@ from disk import Disk
 WATCHDOG_SECONDS = 8.0
 
 
-_PYTHON_SECONDS = 6.0  # in which the interpreter starts, and a signal ends it as it ends any program
+_PYTHON_SECONDS = 15.0  # in which the interpreter starts, and a signal ends it as it ends any program
 
 
 @dataclasses.dataclass
@@ -68,7 +68,7 @@ def kill_worker(cluster: Cluster, _: Disk | None, dice: random.Random) -> Seen:
     if not (workers := cluster.workers()):
         return Seen("no worker", "there was none")
     pid = dice.choice(workers)
-    before = len(cluster.lines())
+    before = cluster.heard()
     os.kill(pid, signal.SIGKILL)
     words = "its worker process died (signal SIGKILL)"
     cluster.wait(lambda: bool(cluster.said(words, after=before)) or cluster.ended() is not None, 20)
@@ -109,7 +109,7 @@ def _asked_to_stop(cluster: Cluster, number: signal.Signals) -> Seen:
 
 
 def _stopped(cluster: Cluster, number: signal.Signals = signal.SIGTERM) -> Seen:
-    young = time.monotonic() - cluster.started < _PYTHON_SECONDS
+    young = not cluster.workers() and time.monotonic() - cluster.started < _PYTHON_SECONDS
     code, took = cluster.stop(number, GRACE_SECONDS)
     seen = Seen(f"{number.name} to the launcher", f"ended after {took:.1f} s", code=code)
     if code is None:
@@ -142,7 +142,9 @@ def second_launcher(cluster: Cluster, _: Disk | None, dice: random.Random) -> Se
     if other.poll() is None:
         other.terminate()
     cluster.wait(lambda: other.poll() is not None, GRACE_SECONDS)
-    wrong = [] if other.poll() in (0, REQUEUED) else [f"the second ended with {other.poll()}"]
+    wrong = (
+        [] if other.poll() in (0, REQUEUED, -signal.SIGTERM) else [f"the second ended with {other.poll()}"]
+    )
     if other.poll() is None:
         os.killpg(other.pid, signal.SIGKILL)
     return Seen(f"pid {other.pid}", f"the second ended with exit code {other.poll()}", wrong)
@@ -235,14 +237,14 @@ def full_disk(cluster: Cluster, disk: Disk | None, dice: random.Random) -> Seen:
     assert disk is not None
     leave = dice.choice((0, 4 << 10, 16 << 10))
     words = ("No space left", "disk is full")
-    before = len(cluster.lines())
+    before = cluster.heard()
 
     def noticed() -> bool:
         disk.fill(leave)  # checkpoints that go give space back
         return bool(cluster.said(*words, after=before)) or cluster.ended() is not None
 
     try:
-        cluster.wait(noticed, 20, again=False)
+        cluster.wait(noticed, 60, again=False)
     finally:
         disk.empty()
     said = cluster.said(*words, after=before)
@@ -252,14 +254,14 @@ def full_disk(cluster: Cluster, disk: Disk | None, dice: random.Random) -> Seen:
 
 def read_only(cluster: Cluster, disk: Disk | None, _: random.Random) -> Seen:
     assert disk is not None
-    before = len(cluster.lines())
+    before = cluster.heard()
     disk.break_()
     return _without_disk(cluster, disk, before)
 
 
 def lost_disk(cluster: Cluster, disk: Disk | None, _: random.Random) -> Seen:
     assert disk is not None
-    before = len(cluster.lines())
+    before = cluster.heard()
     disk.lose()
     return _without_disk(cluster, disk, before)
 
@@ -296,7 +298,7 @@ def hung_disk(cluster: Cluster, disk: Disk | None, dice: random.Random) -> Seen:
     assert disk is not None
     seconds = round(WATCHDOG_SECONDS * dice.uniform(2.0, 2.5), 1)
     running = set(cluster.at_work()) & set(cluster.furthest_since_start())
-    before = len(cluster.lines())
+    before = cluster.heard()
     freezer = disk.freeze(seconds)
     cluster.wait(lambda: freezer.poll() is not None, 60)
     freezer.wait()

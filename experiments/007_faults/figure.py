@@ -1,4 +1,4 @@
-"""Draws timeline.png from a log of run.py, and prints the README's table: python figure.py LOG
+"""Draws timeline.png from a log of run.py, and prints the README's result: python figure.py LOG
 
 Above, how many cells were done; below, each fault when it came, and a line until the sweep had got on again.
 """
@@ -105,16 +105,31 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def result(records: list[dict[str, Any]]) -> str:
+    """What came out, in a line."""
+    faults = [r for r in records if r["event"] == "fault"]
+    ended = {r["which"]: r for r in records if r["event"] == "sweep"}
+    compared, seconds = ended["compared"], ended["faulty"]["seconds"]
+    complaints = "; ".join(compared["wrong"]) or "none"
+    return (
+        f"{len(faults)} faults of {len({f['kind'] for f in faults})} kinds, {ended['faulty']['launches']} launches, "
+        f"{seconds / 60:.0f} minutes. Files that differ: {', '.join(compared['different']) or 'none'}. "
+        f"Complaints: {complaints}."
+    )
+
+
 def _code(fault: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """With which code the launch that was hit had ended when the fault was over."""
     over = fault["time"] - fault["until_it_got_on"] + 0.5
     ends = [
         r for r in records if r["event"] == "end" and r["launch"] == fault["launch"] and r["time"] <= over
     ]
-    return str(ends[-1]["code"]) if ends else "went on"
+    if not ends:
+        return "went on"
+    return "killed by hand" if ends[-1]["code"] is None else str(ends[-1]["code"])
 
 
 if __name__ == "__main__":
     found = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
     drawing.save(draw(found), HERE, "timeline")
-    print(table(found))
+    print(f"{result(found)}\n\n{table(found)}")
