@@ -55,9 +55,25 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def flush(directory: Path) -> None:
+    """Returns once all that is in `directory` is on the disk: a rename may outlive a crash that its files do not."""
+    for root, _, names in os.walk(directory, topdown=False):
+        for path in (*(os.path.join(root, name) for name in names), root):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                if (
+                    error.errno != errno.EINVAL or path != root
+                ):  # file systems whose folders cannot be flushed
+                    raise
+            finally:
+                os.close(handle)
+
+
 @contextlib.contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
-    """Yields a temporary directory that becomes `final` when the block ends without an error.
+    """Yields a temporary directory that becomes `final`, all on the disk, when the block ends without an error.
 
     What is committed is immutable: callers check that `final` does not exist yet. If another process
     committed the same directory meanwhile, that one stays and ours is dropped: both hold the same content.
@@ -67,6 +83,7 @@ def new_directory(final: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o755)
+        flush(temporary)
         try:
             os.replace(temporary, final)
         except OSError as error:  # how the kernel says that `final` holds something already

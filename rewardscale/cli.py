@@ -1,9 +1,13 @@
 """What all commands do alike: one line for an error, and the same exit codes."""
 
 import argparse
+import contextlib
+import errno
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rewardscale import exits
@@ -13,27 +17,56 @@ from rewardscale.remote import origin
 from rewardscale.remote.objects import is_url
 from rewardscale.stages import StageError
 
+# A disk that is full or broken, a file system of the network that is gone: nobody's input.
+_MACHINE = (
+    *(errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
+
 RESUMED = "the same command goes on where this one stopped"
 
 
 def exit_code(command: Callable[[], int], *, kept: str = "", interrupted: str = RESUMED) -> int:
-    """Runs `command` and returns its exit code, or says what went wrong in one line: 2, or 130 after Ctrl-C.
+    """Runs `command` and returns its exit code, or says what went wrong in one line.
+
+    2 for bad input, 75 (exits.AGAIN) for a fault of the machine, 130 after Ctrl-C or SIGTERM.
 
     Args:
       kept: what an error of the file system adds about what was written so far.
       interrupted: what Ctrl-C says.
     """
     try:
-        return command()
+        with _terminable():
+            return command()
     except (ConfigError, DataError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{where}{kept and f'; {kept}'}", file=sys.stderr)
+        return exits.AGAIN if error.errno in _MACHINE else exits.UNUSABLE
     except KeyboardInterrupt:
         print("; ".join(filter(None, ["interrupted", interrupted])), file=sys.stderr)
         return exits.INTERRUPTED
     return exits.UNUSABLE
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is Ctrl-C, unless somebody has other wishes: a preempted start is a start to be queued again."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +103,10 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     One host that fails ends at once, so that the others do not wait for it. Hosts that do not come together in time end
     with exits.AGAIN: not bad input, so that whoever started them starts them again.
     """
-    from rewardscale import mesh  # brings jax
 
     def joined() -> int:
+        from rewardscale import mesh  # brings jax, which takes seconds: a signal may come within them
+
         try:
             mesh.initialize(options.coordinator, options.num_processes, options.process_id)
         except mesh.HostsApart as error:
@@ -83,9 +117,13 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     try:
         code = exit_code(joined, kept=kept)
     except BaseException:
+        from rewardscale import mesh
+
         if mesh.joined():
             traceback.print_exc()
             mesh.leave(exits.FAILED)
         raise
+    from rewardscale import mesh
+
     mesh.leave(code)
     return code

@@ -27,7 +27,8 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
 figures/, report.html. With --workdir=s3://bucket/sweep, or gs://..., machines that share nothing else share the cells
 (docs/storage.md). Kill it whenever you like; the same command goes on where it stopped. The exit
-code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 130 after Ctrl-C.
+code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 75 when a disk is full, broken or
+gone, 130 after Ctrl-C or SIGTERM.
 
 On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
 (docs/hosts.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
@@ -97,7 +98,8 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
         missing, interrupted = ran.failed, ran.interrupted
     else:
         outcome = (sweep.collect if options.collect else sweep.run)(plan, wandb=options.wandb)
-        print(summary.closing(plan, outcome))
+        if not outcome.interrupted:
+            print(summary.closing(plan, outcome))
         missing, interrupted = outcome.missing, outcome.interrupted
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)

@@ -14,7 +14,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,10 +249,15 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 
 def _untouched(folder: Path) -> bool:
-    """Whether nothing in the folder has changed for a day."""
+    """Whether nothing in the folder has changed for a day, by the clock of the file system alone.
+
+    The clocks of the hosts that share it may be hours off.
+    """
     newest = 0.0
     for root, _, names in os.walk(folder):
         for path in (root, *(os.path.join(root, name) for name in names)):
             with contextlib.suppress(FileNotFoundError):
                 newest = max(newest, os.lstat(path).st_mtime)
-    return time.time() - newest > _ABANDONED_SECONDS
+    with tempfile.TemporaryFile(dir=folder.parent) as probe:
+        now = os.fstat(probe.fileno()).st_mtime
+    return now - newest > _ABANDONED_SECONDS

@@ -18,6 +18,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -63,8 +64,13 @@ def run_directory(workdir: Path, run_id: str) -> Path:
 
 
 def is_done(workdir: Path, run_id: str) -> bool:
-    """Whether the run is whole."""
-    return (run_directory(workdir, run_id) / "DONE").exists()
+    """Whether the run is whole: it says so, and its result is what was written."""
+    directory = run_directory(workdir, run_id)
+    try:
+        record = json.loads((directory / "DONE").read_text())
+        return record["result"] == atomic.sha256(directory / "result.json")
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def is_sent(cell: Cell, workdir: Path, wanted: benchmarks.Prepared | None) -> bool:
@@ -90,7 +96,7 @@ def run_cell(
     `on_compute` is called before `compute`, which several hosts do together. A cell of an object store that another
     machine has taken over meanwhile is that one's: False.
 
-    Whatever it raises has been written to error.json, except a stop request.
+    Whatever it raises has been written to error.json if that can be, except a stop request.
     """
     directory = run_directory(context.workdir, cell.run_id)
     with atomic.locked(directory / "lock", wait=False) as mine:
@@ -109,6 +115,13 @@ def run_cell(
                 if not brought:
                     kept.finish(done, "DONE")
                 return True
+            if (directory / "DONE").exists() and not is_done(context.workdir, cell.run_id):
+                damaged = f"{directory / 'result.json'} is not what DONE says was written"
+                print(
+                    f"warning: {damaged}; going on from the run's last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
             trunk = trunk_of(cell, context.workdir, seconds=seconds)
             with trunk.joined() if trunk else contextlib.nullcontext(True) as free:
                 if not free:
@@ -124,8 +137,9 @@ def run_cell(
                         "message": str(error),
                         "traceback": traceback.format_exc(),
                     }
-                    atomic.write_json(directory / "error.json", record)
-                    kept.fail("error.json")
+                    with contextlib.suppress(OSError):  # a full or lost disk, which what is raised is about
+                        atomic.write_json(directory / "error.json", record)
+                        kept.fail("error.json")
                     raise
             return True
         return False
@@ -374,10 +388,9 @@ def versions() -> dict[str, str]:
 
 def read_result(workdir: Path, run_id: str) -> dict[str, Any] | None:
     """The result of a run, or None if it is not done."""
-    directory = run_directory(workdir, run_id)
-    if not (directory / "DONE").exists():
+    if not is_done(workdir, run_id):
         return None
-    return json.loads((directory / "result.json").read_text())
+    return json.loads((run_directory(workdir, run_id) / "result.json").read_text())
 
 
 def read_error(workdir: Path, run_id: str) -> str | None:

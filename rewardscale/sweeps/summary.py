@@ -90,7 +90,8 @@ def closing(plan: Plan, outcome: Outcome) -> str:
     if len(outcome.missing) > 5:
         lines.append(f"  and {len(outcome.missing) - 5} more, listed in {_place(plan, 'missing.json')}")
     lines.append(f"table   {_place(plan, 'results.parquet')}")
-    lines.append(f"report  {origin.shown(outcome.report, plan.workdir)}")
+    if outcome.report is not None:
+        lines.append(f"report  {origin.shown(outcome.report, plan.workdir)}")
     return "\n".join(lines)
 
 

@@ -52,9 +52,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a launch leaves: the report, and the cells that are missing with the reason."""
+    """What a launch leaves: the report, and the cells that are missing with the reason; neither if interrupted."""
 
-    report: Path
+    report: Path | None
     cells: int
     missing: list[dict[str, Any]]
     interrupted: bool
@@ -90,6 +90,8 @@ def run(sweep: Plan, *, wandb: str = "off") -> Outcome:
     """
     describe(sweep)
     ran = _run_cells(sweep, Trackers(wandb, sweep.config.name, sweep.workdir), of=len(sweep.cells))
+    if ran.interrupted:  # a grace period is for saving
+        return Outcome(None, len(sweep.cells), [], True)
     return collect(sweep, ran, wandb=wandb)
 
 

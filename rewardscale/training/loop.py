@@ -187,12 +187,16 @@ def train(
                 flush()
                 pending = None
                 with clock("checkpoint"):
+                    if metrics_file is not None:
+                        metrics_file.sync()
                     checkpoints.save(done, state)
                 ballot = mesh.Ballot()  # a round that asked for this save has had its answer
                 if stopping:
                     raise Interrupted(f"stopped at step {done} of {plan.steps}, state saved")
         flush()
         with clock("checkpoint"):
+            if metrics_file is not None:
+                metrics_file.sync()
             checkpoints.save(plan.steps, state)
         if mesh.hosts() > 1 and mesh.vote(stop())()[0]:  # too late for a round: one host leaves, so all do
             raise Interrupted(f"stopped at step {plan.steps} of {plan.steps}, state saved")

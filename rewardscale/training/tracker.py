@@ -41,6 +41,13 @@ class MetricsFile:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
+    def sync(self) -> None:
+        """Returns once all lines are on the disk: a checkpoint that survives a crash must not be ahead of them."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

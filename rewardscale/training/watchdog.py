@@ -17,6 +17,8 @@ import jax
 
 from rewardscale import exits
 
+_WRITE_SECONDS = 5.0
+
 
 class Watchdog:
     """Watches from its making to `close`.
@@ -60,13 +62,22 @@ class Watchdog:
         message += stacks()
         print(message, end="", file=sys.stderr, flush=True)
         path = self._directory / (f"hang-{process}.txt" if process else "hang.txt")
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(message)
-        except OSError as error:
-            print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+        # In a thread of its own: the file may lie on what hangs.
+        writing = threading.Thread(target=_append, args=(path, message), name="hang.txt", daemon=True)
+        writing.start()
+        writing.join(_WRITE_SECONDS)
+        if writing.is_alive():
+            print(f"warning: {path} is not written after {_WRITE_SECONDS:.0f} s", file=sys.stderr, flush=True)
         if self._leave:
             os._exit(exits.AGAIN)
+
+
+def _append(path: Path, message: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(message)
+    except OSError as error:
+        print(f"warning: {path} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
 def stacks() -> str:

@@ -467,6 +467,16 @@ def test_what_is_being_written_is_not_swept_away(tmp_path, driver):
     assert process.communicate(timeout=60)[0] == "1\n"
 
 
+def test_a_clock_that_is_off_sweeps_nothing_away(tmp_path, monkeypatch):
+    """A host whose clock is a month ahead of the disk's: what another host began just now is not old."""
+    folder = tmp_path / "build" / "one"
+    (folder / ".unit-009.elsewhere.abc.tmp").mkdir(parents=True)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 30 * 24 * 3600)
+    run(tmp_path / "build", "one", [])
+    assert litter(folder) == [".unit-009.elsewhere.abc.tmp"]
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

@@ -13,7 +13,7 @@ from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors import jobset, names
 from tests.sweeps import jobset_rules
 from tests.sweeps.kubernetes_stub import StubCluster, stub_cluster, write_kubeconfig
-from tests.sweeps.launching import ROOT, TINY, environment
+from tests.sweeps.launching import ROOT, TINY, environment, mark_done
 
 FOLDER = "/shared/runs/x"
 CELLS = ("0123456789abcdef0123", "12e34000000000000000")
@@ -186,15 +186,14 @@ def test_what_failed_or_vanished_is_submitted_again_and_what_is_done_is_not(
     assert cluster.names()[-2:] == [f"{task}-1", gone]
 
     workdir = Path(next(a for a in sweep if a.startswith("--workdir=")).partition("=")[2])
-    done = workdir / "runs" / cluster.jobsets["science", gone]["metadata"]["labels"][jobset.RUN_ID] / "DONE"
+    done = workdir / "runs" / cluster.jobsets["science", gone]["metadata"]["labels"][jobset.RUN_ID]
     cluster.jobsets.clear()
-    done.parent.mkdir(parents=True)
     try:
-        done.touch()
+        mark_done(done)
         code, out, _ = run(capsys, *sweep)
         assert code == 0 and "3 JobSets" in out and gone not in cluster.names()
     finally:
-        done.unlink()
+        (done / "DONE").unlink()
 
 
 @pytest.mark.slow

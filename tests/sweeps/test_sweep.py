@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rewardscale.sweeps import cell
 from rewardscale.sweeps.results import reproducible
 from rewardscale.training.tracker import SWEEP_FILES, fetch
 from tests.sweeps.launching import TINY, launch, start
@@ -107,6 +108,7 @@ def test_interrupted_by_the_keyboard_saves_and_goes_on(uninterrupted, tmp_path):
     _, error = process.communicate(timeout=90)
     assert process.returncode == 130, error
     assert "the same command goes on" in error and "Traceback" not in error
+    assert not (tmp_path / "report.html").exists()  # the time of grace is for saving
     code, _, error = launch(tmp_path, *LONG)
     assert code == 0, error
     assert results(tmp_path)[0]["record"]["resumed_at"] > 0
@@ -123,6 +125,30 @@ def test_two_launches_on_one_directory_share_the_work(tmp_path):
     for path in tmp_path.glob("runs/*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
         assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize("name", ["result.json", "DONE"])
+def test_a_damaged_result_is_no_result(uninterrupted, tmp_path, name):
+    shutil.copytree(uninterrupted, tmp_path / "w")
+    (path,) = (tmp_path / "w").glob(f"runs/*/{name}")
+    run_id, whole = path.parent.name, path.read_bytes()
+    assert cell.is_done(tmp_path / "w", run_id)
+    for bad in (b"", whole[: len(whole) // 2], whole.replace(b"e", b"f", 1)):
+        path.write_bytes(bad)
+        assert not cell.is_done(tmp_path / "w", run_id) and cell.read_result(tmp_path / "w", run_id) is None
+    path.unlink()
+    assert not cell.is_done(tmp_path / "w", run_id)
+
+
+def test_a_damaged_result_is_made_again_of_the_last_checkpoint(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "w")
+    (path,) = (tmp_path / "w").glob("runs/*/result.json")
+    path.write_bytes(path.read_bytes()[:100])
+    code, _, error = launch(tmp_path / "w", *LONG)
+    assert code == 0 and f"warning: {path} is not what DONE says was written" in error
+    record = results(tmp_path / "w")[0]["record"]
+    assert record["resumed_at"] == record["steps"]
+    assert table(tmp_path / "w").equals(table(uninterrupted))
 
 
 def test_repeated_with_nothing_to_do_is_quick_and_changes_nothing(uninterrupted):
@@ -166,6 +192,21 @@ def test_a_worker_that_is_killed_costs_one_cell_and_no_other(tmp_path):
     assert "1 of 2 cells done" in out
     code, _, error = launch(tmp_path, *LONG, "--config.sweep.pairs=600,700")
     assert code == 0, error
+
+
+def test_a_worker_whose_launcher_dies_before_it_is_ready_does_not_train_on(tmp_path):
+    process = start(tmp_path, *LONG)
+    deadline, workers = time.monotonic() + 120, []
+    while not workers and time.monotonic() < deadline:
+        time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    time.sleep(0.1)  # it has its cell, and is importing
+    process.kill()
+    process.communicate()
+    while Path(f"/proc/{workers[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{workers[0]}").exists() and not list(tmp_path.glob("runs/*/DONE"))
 
 
 def test_wandb_offline_holds_curves_and_the_table(tmp_path):

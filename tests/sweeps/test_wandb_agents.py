@@ -23,7 +23,7 @@ from rewardscale.sweeps.executors import command
 from rewardscale.sweeps.results import reproducible
 from rewardscale.training.tracker import SWEEP_FILES, fetch
 from tests.sweeps import wandb_stub
-from tests.sweeps.launching import ROOT, TINY, environment
+from tests.sweeps.launching import ROOT, TINY, environment, mark_done
 from tests.sweeps.launching import launch as launch_process
 
 KEY = "5ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7"
@@ -85,9 +85,7 @@ def test_whoever_begins_the_trunk_is_first_and_done_cells_are_left_out(capsys, d
     pairs = {c["run_id"]: c["pairs"] for c in json.loads((defined / "sweep.json").read_text())["cells"]}
     values = written(defined)["parameters"]["cell"]["values"]
     assert [pairs[value.removeprefix("run-")] for value in values] == [700, 250, 100]
-    done = defined / "runs" / values[0].removeprefix("run-") / "DONE"
-    done.parent.mkdir(parents=True)
-    done.write_text("{}")
+    mark_done(defined / "runs" / values[0].removeprefix("run-"))
     assert run(capsys, *TRUNK, f"--workdir={defined}", "--executor=wandb", "--wandb=offline")[0] == 0
     assert written(defined)["parameters"]["cell"]["values"] == values[1:]
 

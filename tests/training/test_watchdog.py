@@ -82,6 +82,26 @@ def test_a_folder_that_is_gone_does_not_silence_it(seconds: float, tmp_path: Pat
     assert "has not got on for" in error and "test_watchdog.py" in error and "cannot be written" in error
 
 
+FROZEN = """
+import sys, time
+from pathlib import Path
+from rewardscale.training import watchdog
+watchdog._WRITE_SECONDS = 0.5
+watchdog.Watchdog(Path(sys.argv[1]), 0.3, leave=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
+    """hang.txt is a pipe that nobody reads: opening it never ends, as on a file system that has gone."""
+    os.mkfifo(tmp_path / "hang.txt")
+    command = [sys.executable, "-c", FROZEN, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == exits.AGAIN, done.stderr
+    assert "has not got on for" in done.stderr and "hang.txt is not written after" in done.stderr
+
+
 def test_the_main_thread_is_named_first_of_more_than_a_hundred() -> None:
     """Idle threads of pools, as jax has them, are told in one entry."""
     stop = threading.Event()

@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rewardscale.config import SweepConfig
 from rewardscale.sweeps.grid import Cell
@@ -190,11 +191,32 @@ class _patched:
 
 
 def _work(pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool) -> None:
+    _leaving_at_once(lambda: _run_what_comes(pipe, config, workdir, data_dir, metrics))
+
+
+def _leaving_at_once(work: Callable[[], None]) -> NoReturn:
+    """Does `work` and ends the process: an ordinary exit waits for threads, those of saves that failed among them."""
+    code: Any = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run_what_comes(
+    pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool
+) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    _leave_with_parent(os.getppid())
+    _leave_with_parent()
     _keep_memory()
     from rewardscale.sweeps import benchmarks, datasets, grid
     from rewardscale.sweeps import cell as cells
@@ -235,11 +257,13 @@ def _work(pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path |
             send("done" if done else "busy")
 
 
-def _leave_with_parent(parent: int) -> None:
-    """Sends this process SIGTERM (save and stop) when its parent is gone."""
+def _leave_with_parent() -> None:
+    """Sends this process SIGTERM (save and stop) when its parent is gone, or has gone before this one was ready."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent.pid:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
