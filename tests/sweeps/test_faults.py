@@ -54,3 +54,10 @@ def test_every_kind_comes_as_often_as_every_other(driver):
         == driver.schedule(kinds, 50, random.Random(1))
         != driver.schedule(kinds, 50, random.Random(2))
     )
+
+
+def test_the_recorded_log_is_of_fifty_faults_of_every_kind(driver):
+    log = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text().splitlines()]
+    faults = [r for r in log if r["event"] == "fault"]
+    assert len(faults) == 50 and {f["kind"] for f in faults} == set(driver.KINDS)
+    assert log[-1]["which"] == "compared" and log[-1]["different"] == []
