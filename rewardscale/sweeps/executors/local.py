@@ -217,7 +217,7 @@ def _run_what_comes(
     )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _leave_with_parent()
-    _keep_memory()
+    keep_memory()
     from rewardscale.sweeps import benchmarks, datasets, grid
     from rewardscale.sweeps import cell as cells
     from rewardscale.training.checkpoint import Interrupted
@@ -270,7 +270,7 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """glibc: keep freed memory instead of returning it, since XLA's CPU client allocates its arenas anew each call."""
     if accelerator_present() or not sys.platform.startswith("linux"):
         return
