@@ -153,7 +153,7 @@ class Recipe:
 # Names of what a layer keeps for its backward pass (models/reward.py).
 REMAT = ("none", "dots", "attention", "full")
 # How attention is computed (models/attention.py).
-ATTENTION = ("auto", "dense", "chunked", "splash")
+ATTENTION = ("auto", "dense", "chunked", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,8 @@ class Runtime:
       remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
         "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
       attention: "dense" holds all scores, "chunked" those of some queries at a time, "splash" is TPU kernels that hold
-        none and skip what no token sees; "auto" chooses by backend and length (models/attention.py).
+        none and skip what no token sees, "cudnn" NVIDIA's for GPUs from Hopper on; "auto" chooses by device, type and
+        length (models/attention.py).
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.
         Two, so that a damaged one costs the time since the one before it and not the run; a run that is shorter than
         checkpoint_seconds has one anyway, so a sweep of small runs pays no disk for it.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
 from rewardscale.models import attention, reward, splash
+from tests import small
 
 
 def softmax_attention(
@@ -205,10 +206,11 @@ def test_chunked_is_dense(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_off_tpus_holds_all_scores_of_short_rows_only(length: int, scores: str) -> None:
     lo, hi = jnp.zeros((1, length), int), jnp.arange(1, length + 1)[None]
     arrays = jnp.ones((3, 1, length, 1, 8))
-    text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
+    path = attention.path("auto", small.MODEL, "float32", lo.shape, None)
+    text = jax.jit(attention.among_tokens(path, lo, hi, None)).lower(*arrays).as_text()
     assert scores in text and (f"{length}x{length}" in text) == (length == 1024)
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, splash"):
+    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, splash, cudnn"):
         reward.Options(attention="flash")
