@@ -362,7 +362,7 @@ def test_for_gpus_it_lowers_to_the_kernels_and_their_operands(remat: str) -> Non
     attend = cudnn.attend
     if remat != "none":
         attend = jax.checkpoint(attend, policy=reward._SAVED[remat])
-    gradients = jax.jit(jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), (0, 1, 2)))
+    gradients = jax.jit(jax.grad(lambda *x: (attend(*x).astype(jnp.float32) ** 2).sum(), (0, 1, 2)))
     text = gradients.trace(*shapes, segments).lower(lowering_platforms=("cuda",)).as_text()
     found = re.findall(
         r'custom_call @__cudnn\$(\w+)\((.*?)\) \{.*?backend_config = "(.*?)".*? : (\(.*?\)) ->', text
