@@ -262,13 +262,25 @@ def not_merged(*arrays: Any, **kept: Any) -> Any:
     return RIGHT[2](*arrays[:-3], log, *arrays[-2:], **kept)
 
 
+def seen_a_little(*arrays: Any, **kept: Any) -> Any:
+    """An answer that all of the values in memory move, by less than rounding explains."""
+    out, log = RIGHT[1](*arrays, **kept)
+    little = 1 + 0.003 * arrays[2].astype(jnp.float32).std()
+    return (out.astype(jnp.float32) * little).astype(out.dtype), log
+
+
 @pytest.mark.parametrize(
     ("what", "module", "name", "fault"),
     [
-        ("outputs", kernels, "_fix_seqlen_offsets", strided_by_queries),
-        ("gradients", packed_reference, "backward", not_merged),
-        pytest.param("outputs", packed_reference, "forward", no_causality, marks=pytest.mark.slow),
-        pytest.param("outputs", packed_reference, "forward", a_key_too_many, marks=pytest.mark.slow),
+        ("gives wrong outputs", kernels, "_fix_seqlen_offsets", strided_by_queries),
+        ("gives wrong gradients", packed_reference, "backward", not_merged),
+        ("lets one tree's tokens see another's", packed_reference, "forward", seen_a_little),
+        pytest.param(
+            "gives wrong outputs", packed_reference, "forward", no_causality, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "gives wrong outputs", packed_reference, "forward", a_key_too_many, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -277,7 +289,7 @@ def test_kernels_that_are_wrong_are_found_out(
 ) -> None:
     monkeypatch.setattr(module, name, fault)
     with packed_reference.in_place_of_kernels():
-        assert failure() == f"cuDNN's attention gives wrong {what} in its test"
+        assert failure().removesuffix(" in its test") == f"cuDNN's attention {what}"
 
 
 def test_kernels_that_raise_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
