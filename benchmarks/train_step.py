@@ -1,11 +1,11 @@
 """Training steps of ours and of PyTorch's on the same pairs, one after another: python -m benchmarks.train_step
 
-Needs `make reference`. About half an hour on two quiet cores; --mixes and --main make it shorter. The model is a decoder
-from the middle of our ladder (d4: Qwen3's shape, width 256, 4 layers, 2.9 million parameters without the embedding), with
-fresh weights on both sides; the pairs are random tokens with lengths of three mixes, and of real pairs (--view). A step is
-64 pairs, forward, backward, clipping and AdamW. Each arm is a process of its own with the whole machine; what is printed
-is the median of three passes over the pairs, what compiles having been compiled in a pass before. Rows are the same on
-both sides: "packed" computes each prompt twice, "shared" once.
+Needs `make reference`. About half an hour on two quiet cores; --mixes and --main make it shorter. The model is a
+decoder from the middle of our ladder (d4: Qwen3's shape, width 256, 4 layers, 2.9 million parameters without the
+embedding), with fresh weights on both sides; the pairs are random tokens with lengths of three mixes, and of real pairs
+(--view). A step is 64 pairs: forward, backward, clipping and AdamW. Each arm is a process of its own with the whole
+machine; what is printed is the median of three passes over the pairs, what compiles having been compiled in a pass
+before. Rows are the same on both sides: "packed" computes each prompt twice, "shared" once.
 
 What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all that stands above it:
 
@@ -37,7 +37,7 @@ from rewardscale.config import ModelConfig
 from rewardscale.data import packing, rows, tokenised
 from rewardscale.models import presets
 
-MODEL, VOCABULARY, STEP, ROWS = "d4", 2048, 64, 8
+MODEL, VOCABULARY, STEP, ROWS = "d4", 2048, 64, 4
 # Mean tokens of a prompt and of a response, pairs, tokens a row; lognormal with sigma 0.8.
 MIXES = {
     "short chat": (60, 120, 192, 1024),
@@ -58,7 +58,7 @@ class Arm:
     main: bool = False
 
 
-def _mine(name: str, *, main: bool = False, **options: Any) -> Arm:
+def _mine(name: str, options: dict[str, Any], *, main: bool = False) -> Arm:
     return Arm(name, ours=options, main=main)
 
 
@@ -80,14 +80,14 @@ ARMS = (
     Arm("packed with a mask, bfloat16", peer=("--arm=masked", "--bfloat16")),
     Arm("shared, float32", peer=("--arm=shared",)),
     Arm("shared, bfloat16", peer=("--arm=shared", "--bfloat16"), main=True),
-    _mine("padded", **(OURS | {"layout": "padded"})),
-    _mine("packed", **OURS),
-    _mine("+ windows", **WINDOWS),
-    _mine("+ pruned", **PRUNED),
-    _mine("+ shared", main=True, **SHARED),
-    _mine("+ windows, bfloat16", **(WINDOWS | NARROW)),
-    _mine("+ pruned, bfloat16", main=True, **(PRUNED | NARROW)),
-    _mine("+ shared, bfloat16", main=True, **(SHARED | NARROW)),
+    _mine("padded", (OURS | {"layout": "padded"})),
+    _mine("packed", OURS),
+    _mine("+ windows", WINDOWS),
+    _mine("+ pruned", PRUNED),
+    _mine("+ shared", SHARED, main=True),
+    _mine("+ windows, bfloat16", (WINDOWS | NARROW)),
+    _mine("+ pruned, bfloat16", (PRUNED | NARROW), main=True),
+    _mine("+ shared, bfloat16", (SHARED | NARROW), main=True),
 )
 
 
@@ -268,11 +268,12 @@ def table_of(mix: str, table: np.ndarray, row: int, options: argparse.Namespace)
         filled = write_case(folder, table, row)
         prompt, *responses = table.mean(0)
         print(
-            f"\n{mix}: {len(table)} pairs, {prompt:.0f} tokens a prompt, {np.mean(responses):.0f} a response; rows of {row} "
-            f"are {filled['separate']:.0%} filled, shared {filled['shared']:.0%}\n"
+            f"\n{mix}: {len(table)} pairs, {prompt:.0f} tokens a prompt, {np.mean(responses):.0f} a response; "
+            f"rows of {row} are {filled['separate']:.0%} filled, shared {filled['shared']:.0%}\n"
         )
         print(
-            "| | | pairs/s | over the best PyTorch at this layout | tokens/s of the pairs | computed tokens | peak, MB | first pass, s |"
+            "| | | pairs/s | over the best PyTorch of this kind | tokens/s of the pairs | computed tokens | peak, MB "
+            "| first pass, s |"
         )
         print("|---|---|---|---|---|---|---|---|", flush=True)
         own = (table * [2, 1, 1]).sum()

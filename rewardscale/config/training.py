@@ -153,7 +153,7 @@ class Recipe:
 # Names of what a layer keeps for its backward pass (models/reward.py).
 REMAT = ("none", "dots", "attention", "full")
 # How attention is computed (models/attention.py).
-ATTENTION = ("auto", "dense", "chunked", "windowed", "splash")
+ATTENTION = ("auto", "dense", "chunked", "windowed", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +169,8 @@ class Runtime:
       remat: what the backward pass finds saved of each layer, the rest being recomputed: "none" is recomputed,
         "dots" saves the products with weights, "attention" what attention returns, "full" recomputes all.
       attention: "dense" holds all scores, "chunked" those of some queries at a time, "windowed" leaves out keys that
-        none of them sees (CPUs), "splash" is TPU kernels that hold no scores and skip what no token sees; "auto"
-        chooses by backend and length (models/attention.py).
+        none of them sees (CPUs), "splash" is TPU kernels that hold no scores and skip what no token sees, "cudnn"
+        NVIDIA's for GPUs from Hopper on; "auto" chooses by device, type and length (models/attention.py).
       share_prompts: a pair's prompt is computed once, or once a response. prune_last_layer: the last layer is computed
         at the reward tokens alone, or whole. Both save work and change nothing beyond rounding.
       checkpoint_seconds: at least this long between checkpoints; checkpoints_kept: newest ones kept.

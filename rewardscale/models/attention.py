@@ -5,7 +5,9 @@ The tree of a pair and the packing of several trees in a row are both such inter
 """
 
 import functools
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rewardscale.mesh import BATCH_AXES, platform
-from rewardscale.models import splash
+from rewardscale.config import ConfigError, ModelConfig
+from rewardscale.mesh import BATCH_AXES, hosts, platform
+from rewardscale.models import cudnn, splash
 from rewardscale.models.windowed import windowed
 
 DENSE_UP_TO = 2048  # tokens of a row, where "auto" chooses
@@ -23,41 +26,94 @@ QUERIES = 512  # whose scores "chunked" holds at once
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [R, Q, H, d], k, v [R, T, K, d] -> like q
 
 
-def among_tokens(kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None) -> Attend:
-    """Attention of every token of a row over its interval of that row; lo, hi [R, T]; `kind` one of config.ATTENTION.
+def path(kind: str, model: ModelConfig, dtype: str, shape: Sequence[int], mesh: Mesh | None) -> str:
+    """The path that `kind`, one of config.ATTENTION, means for rows of `shape` (rows, length): any but "auto".
 
     "dense" builds all scores, [R, H, T, T]; "chunked" those of QUERIES queries at a time, [R, H, QUERIES, T], backward
     too. "splash" runs TPU kernels that skip blocks of keys and never hold scores (off TPUs they are interpreted:
-    right, and slow). "windowed" computes blocks of queries over windows of keys, for CPUs. "auto" is splash on TPUs
-    for rows of 512 tokens or more and windowed on CPUs for rows of WINDOWED_FROM, else dense, but chunked for rows
-    longer than DENSE_UP_TO.
+    right, and slow). "cudnn" runs cuDNN's on NVIDIA GPUs from Hopper on, which never hold them either. "windowed"
+    computes blocks of queries over windows of keys, for CPUs.
+
+    "auto" is splash on TPUs for rows of 512 tokens or more; windowed on CPUs for rows of WINDOWED_FROM; cudnn where its
+    kernels can be had and pass their test on this device (models/cudnn.py), and otherwise stderr tells why not; else
+    dense, but chunked for rows longer than DENSE_UP_TO. Raises ConfigError if "cudnn" is asked for and cannot be had, or if the test fails on a run of several
+    hosts: the others might not fall back.
+    """
+    device = mesh.devices.flat[0] if mesh is not None else jax.local_devices()[0]
+    fitting = _fitting(device.platform, shape[1])
+    if kind == "cudnn" or (kind == "auto" and device.platform == "gpu"):
+        parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+        heads = (model.heads, model.kv_heads, model.head_dim)
+        reason = cudnn.refusal(device, dtype, *heads, tokens=shape[0] * shape[1] // parts)
+        tested = not reason
+        if tested:
+            local = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
+            reason = cudnn.failure(_named_keys, local, dtype, *heads)
+        if not reason:
+            return "cudnn"
+        if kind == "cudnn" or (tested and hosts() > 1):
+            raise ConfigError(f"attention='cudnn': {reason}; give attention='{fitting}' instead")
+        _warn(f"attention is {fitting}, slower and larger than cuDNN's: {reason}")
+    return fitting if kind == "auto" else kind
+
+
+def _fitting(platform: str, length: int) -> str:
+    """What "auto" is for rows of `length` tokens, unless cuDNN can be had."""
+    if platform == "tpu" and 512 <= length <= splash.LONGEST:
+        return "splash"
+    if platform == "cpu" and length >= WINDOWED_FROM:
+        return "windowed"
+    return "dense" if length <= DENSE_UP_TO else "chunked"
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once a process."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def ordered(kind: str, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+    """The batch (data/rows.py) in the order of tokens that a path wants: to be called before anything is embedded.
+
+    If it is another, "keys" [R, T] says where each token lay: lo and hi still speak of that.
+    """
+    return cudnn.prompt_first(batch) if kind == "cudnn" else batch
+
+
+def among_tokens(
+    kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None, segments: jax.Array | None = None
+) -> Attend:
+    """Attention of every token of a row over its interval of that row; `kind` as of `path`.
+
+    lo, hi: int32 [R, T]. segments: [R, S, 3, 2], of a batch `ordered` for "cudnn", which needs them and no intervals.
     """
     length = lo.shape[1]
-    if kind == "auto":
-        kind = _fitting(platform(mesh), length)
     if kind == "dense":
         return at_queries(lo, hi, length)
     if kind == "chunked":
         return lambda q, k, v: checkpoint_name(chunked(q, k, v, lo, hi), splash.SAVED)
+    if kind == "cudnn":
+        assert segments is not None
+        return lambda q, k, v: over_mesh(cudnn.attend, mesh, q, k, v, segments)
     if kind == "windowed":
         return lambda q, k, v: checkpoint_name(over_mesh(windowed, mesh, q, k, v, lo, hi), splash.SAVED)
     kernel = functools.partial(splash.splash, interpret=platform(mesh) != "tpu")
     return lambda q, k, v: over_mesh(kernel, mesh, q, k, v, lo, hi)
 
 
-def _fitting(device: str, length: int) -> str:
-    """What "auto" is for rows of `length` tokens on devices of that platform."""
-    if device == "tpu" and 512 <= length <= splash.LONGEST:
-        return "splash"
-    if device == "cpu" and length >= WINDOWED_FROM:
-        return "windowed"
-    return "dense" if length <= DENSE_UP_TO else "chunked"
+def at_queries(lo: jax.Array, hi: jax.Array, keys: int | jax.Array) -> Attend:
+    """Dense attention of some queries, whose intervals are lo, hi [R, Q], over `keys` tokens.
 
-
-def at_queries(lo: jax.Array, hi: jax.Array, keys: int) -> Attend:
-    """Dense attention of some queries, whose intervals are lo, hi [R, Q], over `keys` tokens."""
+    Or over tokens in another order: `keys` [R, T] then names each as the intervals know it.
+    """
     mask = interval_mask(lo, hi, keys)
     return lambda q, k, v: checkpoint_name(dense(q, k, v, mask), splash.SAVED)
+
+
+def _named_keys(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, keys: jax.Array
+) -> jax.Array:
+    return dense(q, k, v, interval_mask(lo, hi, keys))
 
 
 def chunked(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
@@ -89,35 +145,35 @@ def over_mesh(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lo: jax.Array,
-    hi: jax.Array,
+    *of_rows: jax.Array,
 ) -> jax.Array:
-    """`kernel`(q, k, v, lo, hi) on each device's share: rows over data x fsdp, heads over "tensor".
+    """`kernel`(q, k, v, *of_rows) on each device's share: rows [R, ...] over data x fsdp, heads over "tensor".
 
     Where "tensor" does not divide the key/value heads, each device picks those that its query heads read; where it
     does not divide the query heads either, heads are not split.
     """
     if mesh is None or mesh.size == 1:
-        return kernel(q, k, v, lo, hi)
+        return kernel(q, k, v, *of_rows)
     heads, kv, parts = q.shape[2], k.shape[2], mesh.shape["tensor"]
     split = "tensor" if heads % parts == 0 else None
     kv_split = split if kv % parts == 0 else None
 
-    def share(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+    def share(q: jax.Array, k: jax.Array, v: jax.Array, *of_rows: jax.Array) -> jax.Array:
         if split and not kv_split:
             mine = jax.lax.axis_index("tensor") * (heads // parts) + jnp.arange(heads // parts)
             k, v = (jnp.take(x, mine // (heads // kv), axis=2) for x in (k, v))
-        return kernel(q, k, v, lo, hi)
+        return kernel(q, k, v, *of_rows)
 
     rows, at_query, at_key = (P(BATCH_AXES), P(BATCH_AXES, None, split), P(BATCH_AXES, None, kv_split))
     return jax.shard_map(
-        share, mesh=mesh, in_specs=(at_query, at_key, at_key, rows, rows), out_specs=at_query, check_vma=False
-    )(q, k, v, lo, hi)
+        share, mesh=mesh, in_specs=(at_query, at_key, at_key, *(rows for _ in of_rows)), out_specs=at_query,
+        check_vma=False,
+    )(q, k, v, *of_rows)  # fmt: skip
 
 
-def interval_mask(lo: jax.Array, hi: jax.Array, keys: int) -> jax.Array:
-    """Boolean [R, Q, keys] from lo, hi [R, Q]."""
-    key = jnp.arange(keys)
+def interval_mask(lo: jax.Array, hi: jax.Array, keys: int | jax.Array) -> jax.Array:
+    """Boolean [R, Q, T] from lo, hi [R, Q]; `keys` is T, or the keys' names [R, T]."""
+    key = jnp.arange(keys) if isinstance(keys, int) else keys[:, None]
     return (key >= lo[..., None]) & (key < hi[..., None])
 
 

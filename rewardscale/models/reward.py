@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 from rewardscale.config import ATTENTION, KERNELS, REMAT, ConfigError, ModelConfig
 from rewardscale.mesh import BATCH_AXES, fitted, platform
 from rewardscale.models import products
-from rewardscale.models.attention import among_tokens, at_queries
+from rewardscale.models.attention import among_tokens, at_queries, ordered, path
 from rewardscale.models.layers import Block, RMSNorm, declare, rotary, take_tokens
 
 Params = dict[str, Any]
@@ -214,13 +214,16 @@ def rewards(
     """Rewards of the left and right responses of each tree.
 
     Args:
-      batch: tokens, positions, lo, hi int32 [R, T]; left_at, right_at int32 [R, S] (data/rows.py).
+      batch: tokens, positions, lo, hi int32 [R, T]; left_at, right_at int32 [R, S] (data/rows.py). A path of
+        attention that wants another order of tokens takes it here, once, and needs `segments` [R, S, 3, 2] too.
       mesh: what rows and parameters are spread over, if it has more than one device.
 
     Returns:
       Two float32 arrays [R, S]; entries of absent trees or responses are meaningless and finite.
     """
     model, keep = module(config, params), constrain_rows(mesh)
+    kind = path(options.attention, config, options.dtype, batch["tokens"].shape, mesh)
+    batch = ordered(kind, batch)
     x = keep(embed(model.embedding[...], batch["tokens"], options.dtype, mesh))
     index = jnp.concatenate([batch["left_at"], batch["right_at"]], -1)  # [R, 2S]
 
@@ -228,7 +231,7 @@ def rewards(
         return jnp.take_along_axis(values, index, axis=1)
 
     turn = rotary(batch["positions"], config)
-    attend = among_tokens(options.attention, batch["lo"], batch["hi"], mesh)
+    attend = among_tokens(kind, batch["lo"], batch["hi"], mesh, batch.get("segments"))
     pin, multiply = pin_parameters(mesh), products.choose(platform(mesh), options.dtype)
 
     def forward(x: jax.Array, block: Block) -> jax.Array:
@@ -240,7 +243,7 @@ def rewards(
     else:
         last = jax.tree.map(lambda p: p[-1], model.blocks)
         index_turn = rotary(pick(batch["positions"]), config)
-        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), x.shape[1])
+        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), batch.get("keys", x.shape[1]))
         x = pin(last).at(x, turn, index_attend, index, index_turn, multiply)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))

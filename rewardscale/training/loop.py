@@ -28,6 +28,7 @@ from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
+from rewardscale.models.attention import path
 from rewardscale.models.products import check_bfloat16_on_cpu
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
 from rewardscale.training.clock import Clock
@@ -85,6 +86,8 @@ def train(
     mesh.check_rows(device_mesh, plan.rows_per_microbatch)
     options = forward_options(run.recipe.dtype, runtime)
     model = run.recipe.adapt(run.model)
+    shape = (plan.rows_per_microbatch, plan.row_length)
+    attention = path(options.attention, model, options.dtype, shape, device_mesh)
     skip = run.recipe.nonfinite == "skip"
     step = make_step(model, options, device_mesh, run.recipe.storage, skip=skip)
     sizes = pipeline.capacity(
@@ -204,6 +207,7 @@ def train(
     if skip:
         record["skipped"] = skipped_steps(metrics_path)
     folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]
+    record["attention"] = attention
     record["restored_from"] = restored_from
     record["passed_over"] = [name for folder in folders for name in passed_over(folder)]
     return Trained(params=lora.merge(model, state["params"], donate=True), record=record)

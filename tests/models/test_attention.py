@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rewardscale import mesh as meshes
 from rewardscale.config import ConfigError
 from rewardscale.models import attention, reward, splash
+from tests import small
 
 
 def softmax_attention(
@@ -261,7 +262,8 @@ def test_windowed_over_a_mesh_is_dense() -> None:
 def test_auto_on_cpus_holds_no_row_of_scores_whole() -> None:
     lo, hi = jnp.zeros((1, 4096), int), jnp.arange(1, 4097)[None]
     arrays = jnp.ones((3, 1, 4096, 1, 8))
-    text = jax.jit(attention.among_tokens("auto", lo, hi, None)).lower(*arrays).as_text()
+    path = attention.path("auto", small.MODEL, "float32", lo.shape, None)
+    text = jax.jit(attention.among_tokens(path, lo, hi, None)).lower(*arrays).as_text()
     assert "128x4096" in text and "4096x4096" not in text
 
 
@@ -275,5 +277,7 @@ def test_auto_chooses_by_platform_and_length(device: str, length: int, kind: str
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'flash' must be one of auto, dense, chunked, windowed, splash"):
+    with pytest.raises(
+        ConfigError, match="'flash' must be one of auto, dense, chunked, windowed, splash, cudnn"
+    ):
         reward.Options(attention="flash")

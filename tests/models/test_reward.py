@@ -1,7 +1,7 @@
 """Packed rows with shared prompts give the rewards of one response a row; no option changes them."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from rewardscale.data import rows as tree_rows
 from rewardscale.data.tokenised import TokenisedView, token_store
 from rewardscale.models import reward
 from tests import small
-from tests.models import plain
+from tests.models import packed_reference, plain
 
 MODELS = {
     "grouped queries": small.MODEL,
@@ -133,8 +133,19 @@ def test_packed_and_shared_equal_one_response_a_row(name: str, pairs_view: Token
         np.testing.assert_allclose(ours[:, side], single, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dense", "splash"])
-def test_changing_one_comparison_moves_no_other_reward(kind: str, pairs_view: TokenisedView) -> None:
+@pytest.fixture
+def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(reward, "path", lambda kind, *_: kind)
+    with packed_reference.in_place_of_kernels():
+        yield
+
+
+@pytest.mark.parametrize("kind", ["dense", "chunked", "splash", "cudnn"])
+def test_changing_one_comparison_moves_no_other_reward(
+    kind: str, pairs_view: TokenisedView, request: pytest.FixtureRequest
+) -> None:
+    if kind == "cudnn":  # with packed attention in plain JAX in its kernels' place
+        request.getfixturevalue("reference_kernels")
     config, options = MODELS["query-key norms, one key head"], reward.Options(attention=kind)
     params, trees = random_params(config), random_pairs(pairs_view, 40)
     batch, row, slot = small.pack(pairs_view, trees)

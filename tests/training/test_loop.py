@@ -65,7 +65,7 @@ def test_a_run_leaves_a_record(whole: tuple[Path, loop.Trained], pairs_view: Tok
     assert record["steps"] == STEPS and record["pairs_seen"] == 160 and record["resumed_at"] == 0
     assert record["tokens"] == data.plan.tokens and 0.3 < record["packing_efficiency"] <= 1
     assert record["flops"] > 6 * small.MODEL.width**2 * record["tokens"]
-    assert record["pairs_per_second"] > 0
+    assert record["pairs_per_second"] > 0 and record["attention"] == "dense"
     info = (directory / "model-info.txt").read_text().splitlines()
     assert len(info) == len(jax.tree.leaves(trained.params))
     assert run.recipe is not None

@@ -1,0 +1,310 @@
+"""Interval attention on Hopper GPUs: cuDNN's packed attention, two calls a layer.
+
+The kernels take segments: a run of queries over a run of keys, causally or whole. A tree that lies as
+[prompt | left | right], both responses in reading order, is two calls: causal over [prompt | left] and over [right],
+and each right response whole over its prompt. A right token's two answers are merged by the logarithms of their sums of
+exponentials. Backward, both calls are given the merged answer and its logarithm: each then yields what its own keys
+add to the gradients (Dao 2023, FlashAttention-2, equations of the backward pass), and the parts are added.
+
+The one file that touches these primitives, which are not a public interface: the public one rounds the logarithms to
+bfloat16. No GPU has run them from here yet, so `failure` has them prove themselves on the device before they are used.
+"""
+
+import concurrent.futures
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from rewardscale.models.splash import SAVED
+
+OLDEST_JAX = (0, 11, 2)  # before it grouped queries met wrong keys (jax issue 39521)
+LARGEST_HEAD = 256
+Truth = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Segments(NamedTuple):
+    """Runs of queries and of the keys that they see, int32 [R, M] each: first token and size, 0 where absent."""
+
+    query: jax.Array
+    queries: jax.Array
+    key: jax.Array
+    keys: jax.Array
+
+
+def prompt_first(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch (data/rows.py) with trees as [prompt | left | right], both responses in reading order.
+
+    lo and hi go with their tokens and name keys by where they lay before, which "keys" [R, T] tells of each place;
+    "segments" are those of prompt, left, right where they lie now. Needs slots in the order of their trees in the row,
+    as packing fills them.
+    """
+    start = batch["segments"][:, :, 0, 0]
+    left, prompt, right = (batch["segments"][:, :, part, 1] for part in range(3))
+    place = jnp.arange(batch["tokens"].shape[1], dtype=jnp.int32)
+    moved = (place >= start[..., None]) & (place < (start + left + prompt)[..., None])  # [R, S, T]
+
+    def of_tree(values: jax.Array) -> jax.Array:
+        return jnp.where(moved, values[..., None], 0).sum(1)
+
+    within = place - of_tree(start)
+    before = jnp.where(within < of_tree(prompt), of_tree(left) + within, of_tree(left + prompt) - 1 - within)
+    keys = jnp.where(moved.any(1), of_tree(start) + before, place)
+    starts = jnp.stack([start, start + prompt, start + prompt + left], -1)
+    sizes = jnp.stack([prompt, left, right], -1)
+    return {
+        **batch,
+        **{n: jnp.take_along_axis(batch[n], keys, axis=1) for n in ("tokens", "positions", "lo", "hi")},
+        "keys": keys,
+        "left_at": jnp.where(left > 0, start + prompt + left - 1, 0),
+        "segments": jnp.stack([starts, sizes], -1),
+    }
+
+
+def calls(segments: jax.Array) -> tuple[Segments, Segments]:
+    """The causal call [R, 2S] and the whole one [R, S + 1], of segments [R, S, 3, 2] of prompt, left and right.
+
+    The last of the whole one is always absent: of a single segment the primitives would forget where it begins.
+    """
+    (prompt, _, right), (p, left, r) = (jnp.moveaxis(segments[..., i], -1, 0) for i in (0, 1))
+
+    def in_turn(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.stack([a, b], -1).reshape(a.shape[0], -1)
+
+    start, size = in_turn(prompt, right), in_turn(p + left, r)
+    both = (p > 0) & (r > 0)
+    whole = (jnp.where(both, x, 0) for x in (right, r, prompt, p))
+    return Segments(start, size, start, size), Segments(*(jnp.pad(x, ((0, 0), (0, 1))) for x in whole))
+
+
+@jax.custom_vjp
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+    """Attention of every token within its tree; 0 at tokens of no tree.
+
+    Args:
+      q: [R, T, H, d]. k, v: [R, T, K, d]; query head h reads key/value head h // (H / K).
+      segments: int32 [R, S, 3, 2], as of `prompt_first`.
+
+    Returns: [R, T, H, d].
+    """
+    return _attend_forward(q, k, v, segments)[0]
+
+
+def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> tuple[jax.Array, Any]:
+    causal, whole = calls(segments)
+    own, own_log = _answer(q, k, v, causal, causal=True, outside=0.0)
+    more, more_log = _answer(q, k, v, whole, causal=False, outside=-jnp.inf)
+    log = jnp.logaddexp(own_log, more_log)
+    merged = jnp.exp(own_log - log)[..., None] * own + jnp.exp(more_log - log)[..., None] * more
+    out, log = checkpoint_name(merged.astype(q.dtype), SAVED), checkpoint_name(log, SAVED)
+    return out, (q, k, v, segments, out, log)
+
+
+def _attend_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
+    q, k, v, segments, out, log = kept
+    causal, whole = calls(segments)
+    own = _gradients(q, k, v, causal, out, log, cotangent, causal=True)
+    more = _gradients(q, k, v, whole, out, log, cotangent, causal=False)
+    summed = (a.astype(jnp.float32) + b.astype(jnp.float32) for a, b in zip(own, more, strict=True))
+    return *(x.astype(q.dtype) for x in summed), None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _answer(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: Segments, *, causal: bool, outside: float
+) -> tuple[jax.Array, jax.Array]:
+    """One call: [R, T, H, d], 0 outside of its segments, and log-sum-exp of scores [R, T, H], there `outside`."""
+    out, stats = _forward(q, k, v, segments, causal)
+    inside, number, at = _places(segments.query, segments.queries, q.shape[1])
+    log = jnp.where(inside[..., None], stats[number, :, at], outside)
+    return jnp.where(inside[..., None, None], out, 0), log
+
+
+def _gradients(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: Segments,
+    out: jax.Array, log: jax.Array, cotangent: jax.Array, *, causal: bool,
+) -> tuple[jax.Array, ...]:  # fmt: skip
+    """What one call's keys add to the gradients of q, k, v, given the merged answer."""
+    rows, length, heads, _ = q.shape
+    of_queries, number, at = _places(segments.query, segments.queries, length)
+    of_keys, _, _ = _places(segments.key, segments.keys, length)
+    stats = jnp.zeros((rows * segments.queries.shape[1], heads, length), jnp.float32)
+    stats = stats.at[number, :, at].set(log, mode="drop")
+    found = _backward(q, k, v, segments, causal, stats, out, cotangent)
+    return tuple(
+        jnp.where(inside[..., None, None], gradient, 0)
+        for inside, gradient in zip((of_queries, of_keys, of_keys), found, strict=True)
+    )
+
+
+def _places(start: jax.Array, size: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of each token [R, T]: if it is in a segment, its segment's number among all rows' present ones, its place in it.
+
+    The number is too large, R M, where there is none.
+    """
+    place = jnp.arange(length, dtype=jnp.int32)
+    mine = (place >= start[..., None]) & (place < (start + size)[..., None])  # [R, M, T]
+    inside, slot = mine.any(1), mine.argmax(1)
+    numbers = ((size > 0).ravel().cumsum() - 1).reshape(size.shape)
+    number = jnp.where(inside, jnp.take_along_axis(numbers, slot, axis=1), size.size)
+    return inside, number, place - jnp.take_along_axis(start, slot, axis=1)
+
+
+# The kernels, and how they are called.
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: Segments, causal: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Like q, not written outside of segments; log-sum-exp float32 [R M, H, T], by segment number and place in it."""
+    bind = _kernels()._dot_product_attention_fwd_p_wrapper.bind
+    out, stats = bind(q, k, v, *_operands(q, segments), is_training=True, **_settings(q, causal))
+    return out, stats
+
+
+def _backward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: Segments, causal: bool,
+    stats: jax.Array, out: jax.Array, cotangent: jax.Array,
+) -> tuple[jax.Array, ...]:  # fmt: skip
+    """Gradients of q, k and v, not written outside of segments."""
+    bind = _kernels()._dot_product_attention_bwd_p_wrapper.bind
+    return tuple(bind(q, k, v, *_operands(q, segments), stats, out, cotangent, **_settings(q, causal)))
+
+
+def _operands(q: jax.Array, segments: Segments) -> tuple[jax.Array, ...]:
+    """Bias, sizes [R, M] and starts [R, M + 1] of queries and keys, -1 where absent, and two page tables."""
+    absent, unused = segments.queries == 0, jnp.zeros(0, q.dtype)
+    query, queries, key, keys = (jnp.where(absent, -1, x).astype(jnp.int32) for x in segments)
+    starts = (jnp.pad(x, ((0, 0), (0, 1)), constant_values=-1) for x in (query, key))
+    return unused, queries, keys, *starts, unused, unused
+
+
+def _settings(q: jax.Array, causal: bool) -> dict[str, Any]:
+    kernels = _kernels()
+    settings = {
+        "scale": q.shape[-1] ** -0.5,
+        "seed": 0,
+        "dropout_rate": 0.0,
+        "variadic_args": (False, False),  # no bias, no gradient of one
+        "mask_type": kernels.MaskType.PADDING_CAUSAL if causal else kernels.MaskType.PADDING,
+        "layout": kernels.AttentionLayout.BTNH.value,
+        "sliding_window_length": None,
+    }
+    newer = inspect.signature(kernels._dot_product_attention_fwd_impl).parameters  # than jax 0.11
+    return settings | ({"score_mod": None} if "score_mod" in newer else {})
+
+
+def _kernels() -> Any:
+    """JAX's module of them; imported when wanted, so that its absence is a reason and not an error."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    return fused_attention_stablehlo
+
+
+# Whether they may be used.
+
+
+def refusal(device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int, tokens: int) -> str:
+    """Why these kernels cannot serve a model in `dtype` with `tokens` tokens a device; "" if nothing speaks against it.
+
+    Versions, the kind of device and shapes alone: the same on all hosts, and nothing is run.
+    """
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return f"cuDNN runs on NVIDIA GPUs, and this is {device.platform}"
+    capability = str(device.compute_capability)
+    if float(capability) < 9.0:
+        return f"cuDNN packs sequences on GPUs of compute capability 9.0 (Hopper) or newer, and this has {capability}"
+    if jax.__version_info__ < OLDEST_JAX:
+        return f"jax {jax.__version__} calls cuDNN wrongly for grouped queries; 0.11.2 or newer is needed"
+    if dtype not in ("bfloat16", "float16"):
+        return f"cuDNN's attention takes bfloat16 and float16, not {dtype}"
+    if head_dim % 8 or head_dim > LARGEST_HEAD:
+        return f"cuDNN takes heads of a multiple of 8 and at most {LARGEST_HEAD} numbers, not {head_dim}"
+    if tokens * max(heads, kv_heads) * head_dim >= 1 << 31:
+        return f"cuDNN counts a microbatch's numbers in 32 bits, too few for {tokens} tokens a device: lower its rows"
+    return ""
+
+
+@functools.cache
+def failure(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
+    """What is wrong with these kernels on `device` by a test with small trees, once a process; "" if nothing.
+
+    Outputs and gradients must be those of `truth`(q, k, v, lo, hi, keys), computed in float32; and when one tree is
+    replaced, the other trees' outputs may not move at all, nor their gradients beyond the kernels' own noise.
+    """
+    # It may be asked for while a function is traced here, of which another thread knows nothing.
+    with concurrent.futures.ThreadPoolExecutor(1) as apart:
+        try:
+            return apart.submit(_tested, truth, device, dtype, heads, kv_heads, head_dim).result()
+        except Exception as error:  # whatever an interface that is not public may raise
+            return f"cuDNN's attention fails its test: {error!r}"
+
+
+def _tested(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
+    random = np.random.default_rng(0)
+    with jax.default_device(device):
+        batch = prompt_first({name: jnp.asarray(array) for name, array in _sample().items()})
+        padding, first = (np.asarray(batch["tokens"] == n)[..., None, None] for n in (0, 1))
+        shapes = [(*batch["tokens"].shape, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
+        plain = [jnp.asarray(random.normal(size=shape) * ~padding, dtype) for shape in shapes]
+        moved = [jnp.where(first, 4 * x[::-1, ::-1], x) for x in plain[:3]] + plain[3:]
+        told, segments = [batch[name] for name in ("lo", "hi", "keys")], batch["segments"]
+        before, after = map(_both_ways(lambda *qkv: attend(*qkv, segments)), (plain, moved))
+        with jax.default_matmul_precision("highest"):
+            wide = ([x.astype(jnp.float32) for x in arrays] for arrays in (plain, moved))
+            wanted = list(map(_both_ways(lambda *qkv: truth(*qkv, *told)), wide))
+    for found, right in zip((before, after), wanted, strict=True):
+        for what, a, b in zip(("outputs", *3 * ["gradients"]), found, right, strict=True):
+            if not _near(np.where(padding, 0, a), np.where(padding, 0, b)):
+                return f"cuDNN's attention gives wrong {what} in its test"
+    others = ~(padding | first)
+    if ((before[0] != after[0]) & others).any():
+        return "cuDNN's attention lets one tree's tokens see another's"
+    if not all(_near(a * others, b * others) for a, b in zip(before[1:], after[1:], strict=True)):
+        return "cuDNN's attention lets one tree's tokens change another's gradients"
+    return ""
+
+
+def _sample() -> dict[str, np.ndarray]:
+    """Two rows of trees, one of them without a left response, and padding; tokens are their tree's number from 1."""
+    trees = (((37, 61, 70), (0, 33, 20), (17, 1, 64)), ((90, 130, 1), (1, 7, 129)))  # left, prompt, right
+    index = np.tile(np.arange(384, dtype=np.int32), (len(trees), 1))
+    out = {"tokens": 0 * index, "positions": 0 * index, "lo": index.copy(), "hi": index + 1}
+    segments, number = np.zeros((len(trees), 3, 3, 2), np.int32), 0
+    for row, sizes in enumerate(trees):
+        at = 0
+        for slot, (left, prompt, right) in enumerate(sizes):
+            number, p0, p1 = number + 1, at + left, at + left + prompt
+            out["tokens"][row, at : p1 + right] = number
+            out["hi"][row, at:p0], out["lo"][row, p0 : p1 + right] = p1, p0
+            segments[row, slot] = (at, left), (p0, prompt), (p1, right)
+            at = p1 + right
+    return out | {"segments": segments}
+
+
+def _both_ways(attention: Callable[..., jax.Array]) -> Callable[[list[jax.Array]], list[np.ndarray]]:
+    """Function of q, k, v and weights of the output -> output and gradients for q, k, v, in float32."""
+
+    def summed(q: jax.Array, k: jax.Array, v: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = attention(q, k, v)
+        return (out.astype(jnp.float32) * weight.astype(jnp.float32)).sum(), out
+
+    run = jax.jit(jax.grad(summed, (0, 1, 2), has_aux=True))
+
+    def found(arrays: list[jax.Array]) -> list[np.ndarray]:
+        gradients, out = run(*arrays)
+        return [np.asarray(x, np.float32) for x in (out, *gradients)]
+
+    return found
+
+
+def _near(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Within what rounding to bfloat16 explains."""
+    return bool(np.abs(found - wanted).max() <= 0.03 * max(1.0, np.abs(wanted).max()))
