@@ -36,8 +36,10 @@ def path(kind: str, model: ModelConfig, dtype: str, shape: Sequence[int], mesh: 
 
     "auto" is splash on TPUs for rows of 512 tokens or more; windowed on CPUs for rows of WINDOWED_FROM; cudnn where its
     kernels can be had and pass their test on this device (models/cudnn.py), and otherwise stderr tells why not; else
-    dense, but chunked for rows longer than DENSE_UP_TO. Raises ConfigError if "cudnn" is asked for and cannot be had, or
-    if the test fails on a run of several hosts: the others might not fall back.
+    dense, but chunked for rows longer than DENSE_UP_TO.
+
+    Raises ConfigError if "cudnn" is asked for and cannot be had, or if the test fails on a run of several hosts: the
+    others might not fall back.
     """
     device = mesh.devices.flat[0] if mesh is not None else jax.local_devices()[0]
     fitting = _fitting(device.platform, shape[1])
