@@ -121,13 +121,26 @@ def write_case(folder: Path, table: np.ndarray, row: int) -> dict[str, float]:
         case |= {f"{layout}_shape": (ROWS, row)}
         filled[layout] = plan.efficiency
     np.savez(folder / "case.npz", **case)
+    _write_model(folder, model)
+    return filled
+
+
+def write_scoring_case(folder: Path, table: np.ndarray) -> None:
+    """The same of comparisons with more responses, [n, 1 + K] tokens, and no rows."""
+    model = presets.get_model(MODEL, vocab_size=VOCABULARY)
+    assert isinstance(model, ModelConfig)
+    tokens = np.random.default_rng(1).integers(2, VOCABULARY, int(table.sum()))
+    np.savez(folder / "case.npz", lengths=table, tokens=tokens)
+    _write_model(folder, model)
+
+
+def _write_model(folder: Path, model: ModelConfig) -> None:
     theirs = {
         "vocab_size": model.vocab_size, "hidden_size": model.width, "intermediate_size": model.mlp_width,
         "num_hidden_layers": model.layers, "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads,
         "head_dim": model.head_dim, "rope_theta": model.rope_theta, "rms_norm_eps": model.norm_epsilon,
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(theirs))
-    return filled
 
 
 def _ours(folder: Path, layout: str, attention: str, prune: bool, dtype: str, passes: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Pairs a second of training on the planted world, one process, and what each choice of the step is worth.
 
-    python benchmarks/training_step.py            # about two minutes on one CPU core
+    python -m benchmarks.training_step            # about two minutes on one CPU core
 
 Rows: the default sweep's models; columns: the step as it is, and with one choice undone. Minimum of three
 timed passes over 4,000 pairs, compilation left out; CPU runs are single-threaded.
@@ -10,7 +10,9 @@ import os
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=1"
 
+import argparse
 import dataclasses
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -51,7 +53,9 @@ CHOICES = (
 )
 
 
-def pairs_per_second(model, view, chosen, recipe, choice: Choice) -> tuple[float, float]:
+def pairs_per_second(
+    model, view, chosen, recipe, choice: Choice, passes: int = PASSES
+) -> tuple[float, float]:
     """(pairs a second, seconds of the first block: compilation and one block)."""
     data = pipeline.prepare(
         view, chosen, positions=PAIRS, batch=32, seed=0, draw=0, max_length=64, too_long="drop",
@@ -78,16 +82,30 @@ def pairs_per_second(model, view, chosen, recipe, choice: Choice) -> tuple[float
         return time.perf_counter() - started
 
     compiling = one_pass(stop_after=1)
-    return PAIRS / min(one_pass() for _ in range(PASSES)), compiling
+    return PAIRS / min(one_pass() for _ in range(passes)), compiling
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds_a_step", action="store_true", help="only that, as JSON by model")
+    options = parser.parse_args()
     config, _ = configfile.load("sweep.py:smoke", {"data.planted.train": str(PAIRS)})
     with tempfile.TemporaryDirectory() as folder:
         dataset = datasets.prepare(config.data, Path(folder), None)
         view = datasets.view(dataset)
         token_store(view.directory)
         chosen = subset(dataset.level("gold", 0), PAIRS, pool=dataset.pool(-1), seed=0, draw=0)
+        if options.seconds_a_step:
+            steps = {}
+            for name in ("w8", "w16", "w40"):
+                model = get_model(name, vocab_size=view.vocab_size)
+                steps[name] = (
+                    32 / pairs_per_second(model, view, chosen, config.recipe, CHOICES[0], passes=9)[0]
+                )
+            print(json.dumps(steps))
+            return
         print(
             "| model | "
             + " | ".join(c.name for c in CHOICES)
