@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import train_step
+from rewardscale import platforms
 from rewardscale.config import ModelConfig
 from rewardscale.models import presets
 
@@ -48,9 +49,7 @@ def lengths(mix: str, responses: int) -> np.ndarray:
 
 
 def _ours(folder: Path, dtype: str, passes: int) -> dict[str, Any]:
-    from rewardscale.sweeps.executors.local import keep_memory
-
-    keep_memory()
+    platforms.prepare()
     import jax
 
     from rewardscale import mesh

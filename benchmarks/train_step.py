@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from rewardscale import platforms
 from rewardscale.config import ModelConfig
 from rewardscale.data import packing, rows, tokenised
 from rewardscale.models import presets
@@ -145,9 +146,7 @@ def _write_model(folder: Path, model: ModelConfig) -> None:
 
 def _ours(folder: Path, layout: str, attention: str, prune: bool, dtype: str, passes: int) -> dict[str, Any]:
     """Trains in this process; what train_step_peers.py prints of its arms."""
-    from rewardscale.sweeps.executors.local import keep_memory
-
-    keep_memory()
+    platforms.prepare()
     import jax
 
     from rewardscale import mesh

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rewardscale import exits
+from rewardscale import exits, platforms
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.remote import origin
@@ -105,6 +105,7 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     """
 
     def joined() -> int:
+        platforms.prepare()
         from rewardscale import mesh  # brings jax, which takes seconds: a signal may come within them
 
         try:

@@ -6,7 +6,6 @@ takes its place. Workers stop when their parent is gone.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rewardscale import platforms
 from rewardscale.config import SweepConfig
 from rewardscale.sweeps.grid import Cell
 
@@ -52,15 +52,7 @@ class _Worker:
 
 def default_workers() -> int:
     """A process a usable core on CPU, one where an accelerator is present."""
-    return 1 if accelerator_present() else len(os.sched_getaffinity(0))
-
-
-def accelerator_present() -> bool:
-    """Whether JAX will find a TPU or GPU, without importing it (JAX_PLATFORMS decides if it is set)."""
-    chosen = os.environ.get("JAX_PLATFORMS", "")
-    if chosen:
-        return not chosen.startswith("cpu")
-    return any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0"))
+    return 1 if platforms.platform() != "cpu" else len(os.sched_getaffinity(0))
 
 
 def in_order(cells: list[Cell]) -> list[Cell]:
@@ -86,7 +78,7 @@ def run_cells(
     queue = deque(in_order(cells))
     wanted = config.runtime.workers or default_workers()
     count = min(wanted, max(1, len(queue)))
-    environment = _environment(min(wanted, of))  # threads change how sums round
+    environment = platforms.worker_environment(min(wanted, of))  # threads change how sums round
     context = multiprocessing.get_context("spawn")
     arguments = (config, workdir, data_dir, metrics)
 
@@ -154,21 +146,6 @@ def _stop(workers: list[_Worker]) -> None:
             worker.process.join()
 
 
-def _environment(workers: int) -> dict[str, str]:
-    """Variables of the workers: single-threaded CPU processes where several share a machine without accelerator.
-
-    Optimisation level 1 compiles small models a quarter faster and runs them no slower (benchmarks/README.md).
-    """
-    if accelerator_present():
-        return {}
-    flags = ["--xla_backend_optimization_level=1"]
-    out = {"JAX_PLATFORMS": "cpu"}
-    if workers > 1:
-        flags.append("--xla_cpu_multi_thread_eigen=false")
-        out |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
-    return out | {"XLA_FLAGS": " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()}
-
-
 class _patched:
     """os.environ with further variables, restored afterwards: spawned processes inherit them."""
 
@@ -217,7 +194,7 @@ def _run_what_comes(
     )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _leave_with_parent()
-    keep_memory()
+    platforms.keep_memory()
     from rewardscale.sweeps import benchmarks, datasets, grid
     from rewardscale.sweeps import cell as cells
     from rewardscale.training.checkpoint import Interrupted
@@ -268,13 +245,3 @@ def _leave_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def keep_memory() -> None:
-    """glibc: keep freed memory instead of returning it, since XLA's CPU client allocates its arenas anew each call."""
-    if accelerator_present() or not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError):  # another libc: only speed is lost
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
-            libc.mallopt(option, value)

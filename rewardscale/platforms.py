@@ -1,0 +1,92 @@
+"""What XLA and the allocator are told on each platform before jax starts, with a reason for each.
+
+What the caller's environment says stands: a variable that is set already gets nothing of ours. Only the CPU's settings
+were measured here; those of GPUs and TPUs are what large trainers of the field use, and the pinned libtpu takes its own
+(tests/test_platforms.py compiles with them).
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+# Flag -> why.
+CPU_WORKER = MappingProxyType(
+    {
+        "--xla_backend_optimization_level=1": "compiles small models a quarter faster and runs them no slower "
+        "(benchmarks/README.md); larger ones, which run alone, keep the default",
+    }
+)
+CPU_SIDE_BY_SIDE = MappingProxyType(
+    {"--xla_cpu_multi_thread_eigen=false": "a process a core: threads of several would wait for one another"}
+)
+GPU = MappingProxyType(
+    {
+        "--xla_gpu_enable_latency_hiding_scheduler=true": "gathers the next layer's weights while one computes (FSDP)",
+    }
+)
+TPU = MappingProxyType(
+    {
+        "--xla_tpu_enable_async_collective_fusion=true": "collectives run beside what they are fused to",
+        "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true": "all-gathers of FSDP's weights among them",
+        "--xla_tpu_enable_async_collective_fusion_multiple_steps=true": "spread over several steps of a computation",
+        "--xla_tpu_overlap_compute_collective_tc=true": "collectives and matrix units at the same time",
+        "--xla_enable_async_all_gather=true": "all-gathers start before their result is needed",
+    }
+)
+# glibc's mallopt: XLA's CPU client allocates its arenas anew each call, and glibc would map and unmap them.
+KEEP_MEMORY = MappingProxyType(
+    {
+        (-4, 0): "M_MMAP_MAX: large blocks come from the heap, not from mmap",
+        (-1, 2**31 - 1): "M_TRIM_THRESHOLD: what is freed stays in the heap",
+        (-8, 1): "M_ARENA_MAX: one heap, so that it stays with whoever needs it",
+    }
+)
+
+
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": what jax will find, without importing it. JAX_PLATFORMS decides if it is set."""
+    chosen = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
+    if chosen:
+        return "gpu" if chosen in ("cuda", "rocm") else chosen
+    if Path("/dev/nvidia0").exists():
+        return "gpu"
+    return "tpu" if any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0")) else "cpu"
+
+
+def prepare() -> None:
+    """Sets this process up; to be called before jax computes anything."""
+    found = platform()
+    if found == "cpu":
+        keep_memory()
+    os.environ.update(flags_of(found, os.environ))
+
+
+def flags_of(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an accelerator's flags go into, unless `environment` has them."""
+    name, flags = {"gpu": ("XLA_FLAGS", GPU), "tpu": ("LIBTPU_INIT_ARGS", TPU)}.get(platform, ("", {}))
+    return {name: " ".join(flags)} if flags and name not in environment else {}
+
+
+def worker_environment(workers: int) -> dict[str, str]:
+    """Variables of CPU workers side by side, each single-threaded if there are several; none with an accelerator."""
+    if platform() != "cpu":
+        return {}
+    flags, out = list(CPU_WORKER), {"JAX_PLATFORMS": "cpu"}
+    if workers > 1:
+        flags += CPU_SIDE_BY_SIDE
+        out |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    return out | {"XLA_FLAGS": " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()}
+
+
+def keep_memory() -> None:
+    """glibc keeps what is freed instead of returning it to the system (KEEP_MEMORY); nothing happens elsewhere."""
+    if platform() != "cpu" or not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError):  # another libc: only speed is lost
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in KEEP_MEMORY:
+            libc.mallopt(option, value)
