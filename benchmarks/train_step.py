@@ -41,9 +41,9 @@ from rewardscale.models import presets
 MODEL, VOCABULARY, STEP, ROWS = "d4", 2048, 64, 4
 # Mean tokens of a prompt and of a response, pairs, tokens a row; lognormal with sigma 0.8.
 MIXES = {
-    "short chat": (60, 120, 192, 1024),
-    "long prompt": (400, 60, 128, 2048),
-    "long both": (250, 250, 128, 2048),
+    "short chat": (60, 120, 128, 1024),
+    "long prompt": (400, 60, 64, 2048),
+    "long both": (250, 250, 64, 2048),
 }
 SIGMA = 0.8
 REFERENCE = Path(".venv-reference/bin/python")
@@ -101,7 +101,7 @@ def lengths(mix: str) -> tuple[np.ndarray, int]:
     return table[(table * [2, 1, 1]).sum(1) <= row][:pairs], row
 
 
-def of_view(folder: Path, pairs: int = 128, row: int = 2048) -> tuple[np.ndarray, int]:
+def of_view(folder: Path, pairs: int = 64, row: int = 2048) -> tuple[np.ndarray, int]:
     """The same of a view's first pairs that fit."""
     table = np.asarray(tokenised.open_view(folder).lengths[:, :3], np.int64)
     fit = (table > 0).all(1) & ((table * [2, 1, 1]).sum(1) <= row)
