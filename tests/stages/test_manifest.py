@@ -40,7 +40,7 @@ def test_all_pods_see_the_folder_that_is_written_and_run_one_image(manifest):
             == manifest["PersistentVolumeClaim"]["metadata"]["name"]
         )
         (mount,) = [m for m in container["volumeMounts"] if m["name"] == volume["name"]]
-        assert options.out.is_relative_to(mount["mountPath"])
+        assert Path(options.out).is_relative_to(mount["mountPath"])
         assert all(
             isinstance(value, str) for value in group["rayStartParams"].values()
         )  # as KubeRay wants them

@@ -72,7 +72,7 @@ def test_a_running_task_s_cells_run_one_after_another(tmp_path):
     folder = tmp_path / "runs" / done
     folder.mkdir(parents=True)
     atomic.write_json(folder / "result.json", {"record": {"seconds": 3.0}})
-    (folder / "DONE").touch()
+    atomic.write_json(folder / "DONE", {"result": atomic.sha256(folder / "result.json")})
     queue = {c.run_id: "RUNNING" for c in plan.cells}
     assert status.status(plan, queue).at_once == 1 and status.status(plan).at_once == 0
     with atomic.locked(tmp_path / "runs" / at / "lock"):

@@ -56,7 +56,7 @@ def test_a_dry_run_prints_commands_and_scripts_and_asks_nothing(capsys, sweep, s
     assert "secret-key" not in out and "--env=WANDB_API_KEY" in script
     command = next(line for line in script.splitlines() if "rewardscale.launch" in line)
     options, _ = launch._parse(shlex.split(command)[3:])  # what a container is told is a command of launch
-    assert len(options.cell) == 4 and options.workdir == share / "w"
+    assert len(options.cell) == 4 and options.workdir == str(share / "w")
 
 
 def test_slices_are_asked_for_once_and_again_after_a_preemption(capsys, sweep, gcloud):

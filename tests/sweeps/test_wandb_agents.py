@@ -103,7 +103,7 @@ def test_what_an_agent_makes_of_the_definition_is_this_sweep_and_one_cell(define
     assert line[:3] == [sys.executable, "-m", config["program"]]
     options, overrides = launch._parse(line[3:])
     assert options.cell == [first] and options.wandb == "online" and options.config == "sweep.py:smoke"
-    assert options.workdir == defined.resolve()
+    assert options.workdir == str(defined.resolve())
     assert overrides == launch._parse(list(TRUNK))[1] and first.startswith("run-")
 
 
