@@ -82,11 +82,11 @@ ARMS = (
     Arm("shared, float32", peer=("--arm=shared",)),
     Arm("shared, bfloat16", peer=("--arm=shared", "--bfloat16"), main=True),
     _mine("padded", (OURS | {"layout": "padded"})),
-    _mine("packed", OURS),
-    _mine("+ windows", WINDOWS),
-    _mine("+ pruned", PRUNED),
+    _mine("packed", OURS, main=True),
+    _mine("+ windows", WINDOWS, main=True),
+    _mine("+ pruned", PRUNED, main=True),
     _mine("+ shared", SHARED, main=True),
-    _mine("+ windows, bfloat16", (WINDOWS | NARROW)),
+    _mine("+ windows, bfloat16", (WINDOWS | NARROW), main=True),
     _mine("+ pruned, bfloat16", (PRUNED | NARROW), main=True),
     _mine("+ shared, bfloat16", (SHARED | NARROW), main=True),
 )
@@ -319,7 +319,9 @@ def main() -> None:
     parser.add_argument(
         "--view", type=Path, action="append", default=[], help="folder of a tokenised view; repeatable"
     )
-    parser.add_argument("--main", action="store_true", help="only the arms that the targets are about")
+    parser.add_argument(
+        "--main", action="store_true", help="only the quickest arms of PyTorch, and ours packed"
+    )
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
