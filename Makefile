@@ -116,23 +116,10 @@ $(REFERENCE)/.installed: constraints-reference.txt
 	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-reference.txt; \
 	touch $@
 
-$(LABEL_STUDIO)/.installed: constraints-label-studio.txt $(INSTALLED)
+# An environment beside .venv, of what constraints-NAME.txt pins.
+.venv-%/.installed: constraints-%.txt $(INSTALLED)
 	@set -e; \
-	echo "building $(LABEL_STUDIO): Label Studio"; \
-	$(PY) -m venv --clear $(LABEL_STUDIO); \
-	$(LABEL_STUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-label-studio.txt; \
-	touch $@
-
-$(WANDB_SWEEPS)/.installed: constraints-wandb-sweeps.txt $(INSTALLED)
-	@set -e; \
-	echo "building $(WANDB_SWEEPS): wandb's sweep engine"; \
-	$(PY) -m venv --clear $(WANDB_SWEEPS); \
-	$(WANDB_SWEEPS)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-wandb-sweeps.txt; \
-	touch $@
-
-$(S3_SERVER)/.installed: constraints-s3-server.txt $(INSTALLED)
-	@set -e; \
-	echo "building $(S3_SERVER): an S3 server"; \
-	$(PY) -m venv --clear $(S3_SERVER); \
-	$(S3_SERVER)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-s3-server.txt; \
+	echo "building .venv-$*: what constraints-$*.txt pins"; \
+	$(PY) -m venv --clear .venv-$*; \
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-$*.txt; \
 	touch $@

@@ -61,13 +61,15 @@ SHORT_PAUSE = 0.7
 
 
 class Log:
-    """log.jsonl: an event a line, with seconds since the beginning."""
+    """log.jsonl: an event a line, with seconds since the beginning; the folder that it lies in is WORKDIR."""
 
     def __init__(self, path: Path):
         self._file, self._began = path.open("w", encoding="utf-8"), time.monotonic()
+        self._workdir = str(path.parent)
 
     def __call__(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"time": round(time.monotonic() - self._began, 2)} | record) + "\n")
+        line = json.dumps({"time": round(time.monotonic() - self._began, 2)} | record)
+        self._file.write(line.replace(self._workdir, "WORKDIR") + "\n")
         self._file.flush()
         if record["event"] in ("fault", "sweep"):
             print(json.dumps(record), flush=True)

@@ -9,13 +9,13 @@ view are fetched when they are first read.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rewardscale import atomic
 from rewardscale.data.comparison import DataError
+from rewardscale.remote import origin
 from rewardscale.remote.objects import Objects
 
 RECORDS = ("view.json", "corpus.json", "level.json", "subset.json", "batches.json")
@@ -34,8 +34,7 @@ def local(place: Path | str, *, cache: Path | None = None) -> Path:
     if isinstance(place, Path) or "://" not in place:
         return Path(place)
     url = place.rstrip("/")
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale"
-    folder = cache / hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
+    folder = origin.copy_of(url, cache or origin.cache())
     store = Objects(url)
     present = set(store.children())
     names = [name for name in RECORDS if name in present]

@@ -59,11 +59,11 @@ def path(kind: str, model: ModelConfig, dtype: str, shape: Sequence[int], mesh: 
     return fitting if kind == "auto" else kind
 
 
-def _fitting(platform: str, length: int) -> str:
-    """What "auto" is for rows of `length` tokens, unless cuDNN can be had."""
-    if platform == "tpu" and 512 <= length <= splash.LONGEST:
+def _fitting(device: str, length: int) -> str:
+    """What "auto" is for rows of `length` tokens on devices of that platform, unless cuDNN can be had."""
+    if device == "tpu" and 512 <= length <= splash.LONGEST:
         return "splash"
-    if platform == "cpu" and length >= WINDOWED_FROM:
+    if device == "cpu" and length >= WINDOWED_FROM:
         return "windowed"
     return "dense" if length <= DENSE_UP_TO else "chunked"
 

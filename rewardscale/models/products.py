@@ -7,7 +7,6 @@ that it sums over lies last in its first operand; written plainly, bfloat16 is t
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -100,11 +99,3 @@ def check_bfloat16_on_cpu() -> None:
         raise ConfigError(
             f'recipe.dtype="bfloat16": products on this CPU are off by {wrong:.0%}; set it to "float32"'
         )
-
-
-def has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware; without it float32 is faster."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False

@@ -30,10 +30,19 @@ def folder(place: str | os.PathLike[str]) -> Path:
     if url.startswith("memory://"):
         raise StoreError(f"{url} ends with the process that opened it: name a folder, or a store that stays")
     _objects(url).check()  # an error for a wrong bucket now, not after hours
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale" / "workdirs"
-    made = cache / hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
+    made = copy_of(url, cache() / "workdirs")
     atomic.write_json(made / _ORIGIN, {"url": url})
     return made
+
+
+def cache() -> Path:
+    """This machine's folder of copies: rewardscale in XDG_CACHE_HOME (~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardscale"
+
+
+def copy_of(url: str, within: Path) -> Path:
+    """The folder below `within` that is the copy of `url`."""
+    return within / hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
 
 
 def url(workdir: Path) -> str:
