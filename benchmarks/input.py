@@ -17,6 +17,7 @@ import argparse
 import itertools
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,17 @@ MODEL, PEAK, MFU = "qwen3-0.6b", 989.5e12, 0.45
 FEED = 4_096  # pairs of the second table
 
 
+def drawn(means: Sequence[float], rows: int) -> np.ndarray:
+    """int64 [rows, parts]: lognormal tokens with these means, at least one; the same rows every time."""
+    centre = np.log(np.array(means)) - SIGMA**2 / 2
+    values = np.random.default_rng(0).lognormal(centre, SIGMA, size=(rows, len(means)))
+    return np.maximum(values.round().astype(np.int64), 1)
+
+
 def lengths(mix: str, pairs: int = PAIRS) -> np.ndarray:
     """int64 [pairs, 3]: prompt, chosen, rejected."""
-    random = np.random.default_rng(0)
     prompt, response = MIXES[mix]
-    means = np.array([prompt, response, response])
-    drawn = random.lognormal(np.log(means) - SIGMA**2 / 2, SIGMA, size=(2 * pairs, 3))
-    out = np.maximum(drawn.round().astype(np.int64), 1)
+    out = drawn((prompt, response, response), 2 * pairs)
     return out[out[:, 0] + out[:, 1:].max(axis=1) <= MOST][:pairs]
 
 

@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import train_step
+from benchmarks.input import drawn
 from rewardscale import platforms
 from rewardscale.config import ModelConfig
 from rewardscale.models import presets
@@ -40,11 +41,7 @@ ARMS = {
 def lengths(mix: str, responses: int) -> np.ndarray:
     """int64 [prompts, 1 + K] of conversations that fit LONGEST."""
     prompt, response = MIXES[mix]
-    means = np.array([prompt, *[response] * responses])
-    drawn = np.random.default_rng(0).lognormal(
-        np.log(means) - train_step.SIGMA**2 / 2, train_step.SIGMA, size=(8 * PROMPTS, 1 + responses)
-    )
-    table = np.maximum(drawn.round().astype(np.int64), 1)
+    table = drawn((prompt, *[response] * responses), 8 * PROMPTS)
     return table[table[:, 0] + table[:, 1:].max(1) <= LONGEST][:PROMPTS]
 
 

@@ -33,19 +33,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.input import drawn
 from rewardscale import platforms
 from rewardscale.config import ModelConfig
 from rewardscale.data import packing, rows, tokenised
 from rewardscale.models import presets
 
 MODEL, VOCABULARY, STEP, ROWS = "d4", 2048, 64, 4
-# Mean tokens of a prompt and of a response, pairs, tokens a row; lognormal with sigma 0.8.
+# Mean tokens of a prompt and of a response, pairs, tokens a row; lognormal (benchmarks/input.py).
 MIXES = {
     "short chat": (60, 120, 128, 1024),
     "long prompt": (400, 60, 64, 2048),
     "long both": (250, 250, 64, 2048),
 }
-SIGMA = 0.8
 REFERENCE = Path(".venv-reference/bin/python")
 
 
@@ -95,9 +95,7 @@ ARMS = (
 def lengths(mix: str) -> tuple[np.ndarray, int]:
     """int64 [pairs, 3] of prompt, chosen and rejected that fit a row with the prompt twice, and the row's length."""
     prompt, response, pairs, row = MIXES[mix]
-    means = np.array([prompt, response, response])
-    drawn = np.random.default_rng(0).lognormal(np.log(means) - SIGMA**2 / 2, SIGMA, size=(8 * pairs, 3))
-    table = np.maximum(drawn.round().astype(np.int64), 1)
+    table = drawn((prompt, response, response), 8 * pairs)
     return table[(table * [2, 1, 1]).sum(1) <= row][:pairs], row
 
 
