@@ -52,9 +52,15 @@ def summed(x: jax.Array, y: jax.Array, axes: tuple[int, int], batch: int = 0) ->
     return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
 
 
+def rounded(x: jax.Array, y: jax.Array, axes: tuple[int, int], batch: int = 0) -> jax.Array:
+    """`summed` and then rounded to x's type, without a float32 result in memory."""
+    along = tuple(range(batch))
+    return jax.lax.dot_general(x, y, (((axes[0],), (axes[1],)), (along, along)))
+
+
 @jax.custom_vjp
 def _matrix(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return summed(x, kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+    return rounded(x, kernel.astype(x.dtype), (1, 0))
 
 
 def _matrix_forward(x: jax.Array, kernel: jax.Array) -> Any:
@@ -63,7 +69,7 @@ def _matrix_forward(x: jax.Array, kernel: jax.Array) -> Any:
 
 def _matrix_backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
-    back = summed(cotangent, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
+    back = rounded(cotangent, kernel.astype(x.dtype), (1, 1))
     return back, summed(transposed(x), cotangent, (1, 0)).astype(kernel.dtype)
 
 

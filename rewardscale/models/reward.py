@@ -230,7 +230,7 @@ def rewards(
     def pick(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, index, axis=1)
 
-    turn = rotary(batch["positions"], config)
+    turn = jax.lax.optimization_barrier(rotary(batch["positions"], config))  # once, not in every layer
     attend = among_tokens(kind, batch["lo"], batch["hi"], mesh, batch.get("segments"))
     pin, multiply = pin_parameters(mesh), products.choose(platform(mesh), options.dtype)
 

@@ -1,7 +1,9 @@
 """Interval attention for CPUs: block by block of queries, over a window of keys that holds their intervals.
 
 A block's window is as long as its queries need, of a few sizes; what lies outside is never computed, and no more
-scores are held than one block's. Float32 sums and softmax throughout; the backward pass computes the scores again.
+scores are held than one block's. The blocks of one size follow one another in a loop of their own: XLA spreads over
+the cores what a loop does, and not what the branches of a conditional do. Float32 sums and softmax throughout; the
+backward pass computes the scores again, keys first, so that none of its products has to transpose them.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from rewardscale.models.products import summed, transposed
 
 QUERIES = 128  # a block
+SIZES = (2, 3, 4, 6, 8, 12)  # blocks of keys a window; beyond these it is the whole row
 
 
 def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
@@ -35,20 +38,32 @@ def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Ar
 
 
 def window_sizes(length: int) -> tuple[int, ...]:
-    """Sizes of windows in a row of `length` keys: from two blocks on, doubling, up to the row."""
-    sizes, size = [], 2 * QUERIES
-    while size < length:
-        sizes.append(size)
-        size *= 2
-    return (*sizes, length)
+    """Sizes of windows in a row of `length` keys."""
+    return (*(n * QUERIES for n in SIZES if n * QUERIES < length), length)
 
 
-def _windows(lo: jax.Array, hi: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-    """First key of each block's window, and the number of its size."""
+def windows(lo: jax.Array, hi: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+    """First key of each block's window [B], and the number of its size, of lo, hi [B, QUERIES]."""
     sizes = window_sizes(length)
     first, needed = lo.min(-1), hi.max(-1) - lo.min(-1)
     number = sum(((needed > size).astype(jnp.int32) for size in sizes[:-1]), jnp.zeros_like(needed))
     return jnp.clip(first, 0, length - jnp.asarray(sizes)[number]), number
+
+
+def _each(lo: jax.Array, hi: jax.Array, length: int, carry: Any, body: Callable[..., Any]) -> Any:
+    """carry = body(size of its window, block, first key of its window, carry) for each block, size after size."""
+    first, number = windows(lo, hi, length)
+    order, begin = jnp.argsort(number), 0
+    for n, size in enumerate(window_sizes(length)):
+
+        def one(place: jax.Array, carry: Any, size: int = size) -> Any:
+            block = order[place]
+            return body(size, block, first[block], carry)
+
+        end = begin + (number == n).sum()
+        carry = jax.lax.fori_loop(begin, end, one, carry)
+        begin = end
+    return carry
 
 
 @jax.custom_vjp
@@ -58,88 +73,58 @@ def _blocks(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Arr
 
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> Any:
-    blocks, length = len(q), k.shape[2]
-    a_row = blocks // len(k)
-    first, number = _windows(lo, hi, length)
+    blocks, kv, length, _ = len(q), *k.shape[1:]
+    a_row, scale = blocks // len(k), q.shape[-1] ** -0.5
 
-    def one(block: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-        i, number, *arguments = block
-        return jax.lax.switch(number, sizes, i // a_row, *arguments)
+    def one(size: int, block: Any, first: Any, carry: Any) -> Any:
+        out, normaliser = carry
+        keys, values = (_cut(x, block // a_row, first, size) for x in (k, v))
+        scores = (summed(q[block], keys, (2, 2), batch=1) * scale).reshape(kv, -1, QUERIES, size)
+        scores = jnp.where(_mask(first, size, lo[block], hi[block]), scores, -1e30)
+        most = scores.max(-1, keepdims=True)
+        weights = jnp.exp(scores - most)
+        total = weights.sum(-1, keepdims=True)
+        weights = (weights / total).astype(q.dtype).reshape(kv, -1, size)
+        new = summed(weights, values, (2, 1), batch=1).astype(q.dtype)
+        return out.at[block].set(new), normaliser.at[block].set((most + jnp.log(total))[..., 0])
 
-    def of(size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        def window(row: Any, first: Any, q: jax.Array, lo: jax.Array, hi: jax.Array) -> Any:
-            keys, values = _cut(k, row, first, size), _cut(v, row, first, size)
-            scores = jnp.where(_mask(first, size, lo, hi), _scores(q, keys), -1e30)
-            most = scores.max(-1, keepdims=True)
-            weights = jnp.exp(scores - most)
-            total = weights.sum(-1, keepdims=True)
-            out = summed(_flat(weights / total).astype(q.dtype), values, (2, 1), batch=1)
-            return out.astype(q.dtype), most + jnp.log(total)
-
-        return window
-
-    sizes = [of(size) for size in window_sizes(length)]
-    out, normaliser = jax.lax.map(one, (jnp.arange(blocks), number, first, q, lo, hi))
+    normaliser = jnp.zeros((blocks, kv, q.shape[2] // QUERIES, QUERIES), jnp.float32)
+    out, normaliser = _each(lo, hi, length, (jnp.zeros_like(q), normaliser), one)
     return out, (q, k, v, lo, hi, out, normaliser)
 
 
 def _backward(kept: Any, cotangent: jax.Array) -> Any:
     q, k, v, lo, hi, out, normaliser = kept
-    blocks, length = len(q), k.shape[2]
-    a_row = blocks // len(k)
-    first, number = _windows(lo, hi, length)
-    along = (out.astype(jnp.float32) * cotangent).sum(-1, keepdims=True)  # Dao et al. 2022, appendix B.4
+    blocks, kv, length, _ = len(q), *k.shape[1:]
+    a_row, scale = blocks // len(k), q.shape[-1] ** -0.5
+    along = (
+        (out.astype(jnp.float32) * cotangent).sum(-1).reshape(normaliser.shape)
+    )  # Dao et al. 2022, appendix B.4
 
-    def one(sums: tuple[jax.Array, jax.Array], block: tuple[Any, ...]) -> Any:
-        i, number, *arguments = block
-        of_k, of_v, of_q = jax.lax.switch(number, sizes, *sums, i // a_row, *arguments)
-        return (of_k, of_v), of_q
+    def one(size: int, block: Any, first: Any, carry: Any) -> Any:
+        of_q, of_k, of_v = carry
+        row, by_query = block // a_row, (kv, size, -1, QUERIES)  # [K, W, heads a key head, QUERIES]
+        keys, values = (_cut(x, row, first, size) for x in (k, v))
+        scores = summed(keys, q[block], (2, 2), batch=1).reshape(by_query) * scale
+        seen = _mask(first, size, lo[block], hi[block]).T[:, None]
+        weights = jnp.exp(jnp.where(seen, scores - normaliser[block][:, None], -1e30)).astype(q.dtype)
+        weights = jax.lax.optimization_barrier(weights)  # or each of its two readers computes it anew
+        of_weights = summed(values, cotangent[block], (2, 2), batch=1).reshape(by_query)
+        of_scores = weights * (of_weights - along[block][:, None]) * scale
+        of_scores = jax.lax.optimization_barrier(of_scores.astype(q.dtype)).reshape(kv, size, -1)
+        new = summed(transposed(keys), of_scores, (2, 1), batch=1).astype(q.dtype).swapaxes(1, 2)
+        of_k = _add(of_k, row, first, summed(of_scores, q[block], (2, 1), batch=1))
+        of_v = _add(
+            of_v, row, first, summed(weights.reshape(of_scores.shape), cotangent[block], (2, 1), batch=1)
+        )
+        return of_q.at[block].set(new), of_k, of_v
 
-    def of(size: int) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-        def window(
-            of_k: jax.Array,
-            of_v: jax.Array,
-            row: Any,
-            first: Any,
-            q: jax.Array,
-            lo: jax.Array,
-            hi: jax.Array,
-            cotangent: jax.Array,
-            along: jax.Array,
-            normaliser: jax.Array,
-        ) -> Any:
-            keys, values = _cut(k, row, first, size), _cut(v, row, first, size)
-            weights = jnp.exp(_scores(q, keys) - normaliser)
-            weights = _flat(jnp.where(_mask(first, size, lo, hi), weights, 0.0))
-            of_weights = summed(cotangent, values, (2, 2), batch=1)
-            of_scores = (weights * (of_weights - along) * q.shape[-1] ** -0.5).astype(q.dtype)
-            of_q = summed(of_scores, keys, (2, 1), batch=1).astype(q.dtype)
-            of_k = _add(of_k, row, first, summed(transposed(of_scores), q, (2, 1), batch=1))
-            new = summed(transposed(weights.astype(q.dtype)), cotangent, (2, 1), batch=1)
-            return of_k, _add(of_v, row, first, new), of_q
-
-        return window
-
-    sizes = [of(size) for size in window_sizes(length)]
     zeros = jnp.zeros(k.shape, jnp.float32)
-    (of_k, of_v), of_q = jax.lax.scan(
-        one, (zeros, zeros), (jnp.arange(blocks), number, first, q, lo, hi, cotangent, along, normaliser)
-    )
+    of_q, of_k, of_v = _each(lo, hi, length, (jnp.zeros_like(q), zeros, zeros), one)
     return of_q, of_k.astype(k.dtype), of_v.astype(v.dtype), None, None
 
 
 _blocks.defvjp(_forward, _backward)
-
-
-def _scores(q: jax.Array, keys: jax.Array) -> jax.Array:
-    """q [K, Q, d] times keys [K, W, d]: [K, heads a key head, QUERIES, W]."""
-    scores = summed(q, keys, (2, 2), batch=1) * q.shape[-1] ** -0.5
-    return scores.reshape(len(q), -1, QUERIES, keys.shape[1])
-
-
-def _flat(weights: jax.Array) -> jax.Array:
-    """[K, heads a key head, QUERIES, W] -> [K, Q, W]."""
-    return weights.reshape(len(weights), -1, weights.shape[-1])
 
 
 def _mask(first: Any, size: int, lo: jax.Array, hi: jax.Array) -> jax.Array:
