@@ -39,11 +39,14 @@ def test_the_larger_codes_are_written_nowhere_else() -> None:
 
 def test_executors_start_again_what_the_table_says(tmp_path: Path) -> None:
     script = slurm.job("x", (("a",),), ["python"], tmp_path).script
-    assert f"[ $code -eq {exits.INTERRUPTED} ]; then\n    scontrol requeue" in script
+    assert re.findall(r"^    (\d+)\)", script, flags=re.MULTILINE) == [
+        str(exits.INTERRUPTED),
+        str(exits.AGAIN),
+    ]
     pod = jobset.Pod("image", "shared", "/shared")
     job = jobset.manifest("x", "/w", ["a"], ["python"], pod)["spec"]["replicatedJobs"][0]["template"]["spec"]
     never = [
         rule["onExitCodes"]["values"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule
     ]
     assert never == [[exits.UNUSABLE]]
-    assert (tpu_vm.RETRIES, job["backoffLimit"], jobset.RESTARTS) == (3, 3, 20)
+    assert (tpu_vm.RETRIES, job["backoffLimit"], jobset.RESTARTS, slurm.RESTARTS) == (3, 3, 20, 20)
