@@ -95,16 +95,18 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
     if options.cell:
         ran = sweep.run_chosen(plan, options.cell, wandb=options.wandb)
         print(summary.chosen(plan, options.cell, ran))
-        missing, interrupted = ran.failed, ran.interrupted
+        missing, interrupted, again = ran.failed, ran.interrupted, ran.again
     else:
         outcome = (sweep.collect if options.collect else sweep.run)(plan, wandb=options.wandb)
         if not outcome.interrupted:
             print(summary.closing(plan, outcome))
-        missing, interrupted = outcome.missing, outcome.interrupted
+        missing, interrupted, again = outcome.missing, outcome.interrupted, outcome.again
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return exits.INTERRUPTED
-    return exits.FAILED if missing else exits.DONE
+    if missing:
+        return exits.AGAIN if again else exits.FAILED
+    return exits.DONE
 
 
 def _laid_out(plan: "sweep.Plan", options: argparse.Namespace) -> str:
