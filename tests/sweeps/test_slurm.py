@@ -230,6 +230,17 @@ def test_a_task_whose_time_is_up_saves_and_queues_again_and_a_cancelled_one_does
     assert not slurm.queued(tmp_path / "array") and _restarts(own_cluster, number) == 1
 
 
+@pytest.mark.slow
+def test_a_fault_of_the_machine_on_a_real_cluster(tmp_path, own_cluster):
+    """Slurm takes the task back, and counts. Some two minutes: it lets what is queued again wait."""
+    once = 'test "$SLURM_RESTART_COUNT" || exit 75; echo start $SLURM_RESTART_COUNT, all well'
+    number = slurm.submit(
+        slurm.job("x", (("a",),), ["bash", "-c", once], tmp_path, options="--cpus-per-task=1 --time=10")
+    )
+    wait_for("end", lambda: not slurm.queued(tmp_path))
+    assert "start 1, all well\n" in (tmp_path / "slurm/0000/log" / f"{number}_0").read_text()
+
+
 def _appears(folder: Path) -> list[Path]:
     wait_for(str(folder), lambda: folder.exists() and any(folder.iterdir()))
     return list(folder.iterdir())
