@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.config import ConfigError
 from rewardscale.config.build import BuildConfig, SourceConfig
@@ -202,7 +203,7 @@ def closing(record: Mapping[str, Any], directory: Path) -> str:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     add = parser.add_argument
     add("corpus", nargs="?", type=Path, help="a finished corpus, for the steps that work on one")

@@ -198,7 +198,7 @@ def _config(options: argparse.Namespace, overrides: dict[str, str]) -> tuple[Cur
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.curate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     add = parser.add_argument
     add("command", nargs="?", default="run", choices=("run", "plan", "status", "people"), help="default: run")

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.config import DATA_VARIABLE, ConfigError
 from rewardscale.evaluation.flags import add_scoring_flags
@@ -100,7 +101,7 @@ def _data_dir(options: argparse.Namespace) -> Path | None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.evaluate", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     parser.add_argument(
         "--model", action="append", default=[], metavar="DIR",

@@ -27,8 +27,8 @@ Cells can run elsewhere, on machines that see the workdir under the same path:
 Everything lands in --workdir (default runs/<name of the sweep>): corpus, runs, results.parquet,
 figures/, report.html. With --workdir=s3://bucket/sweep, or gs://..., machines that share nothing else share the cells
 (docs/storage.md). Kill it whenever you like; the same command goes on where it stopped. The exit
-code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 75 when a disk is full, broken or
-gone, 130 after Ctrl-C or SIGTERM.
+code is 0 when every cell (of --cell) is done, 1 when some failed, 2 for bad input, 75 where the machine was at fault
+(listed at the end of --help), 130 after Ctrl-C or SIGTERM.
 
 On several hosts start the same command on each, with one shared --workdir: each cell is then trained by all of them
 (docs/hosts.md). Processes that each take cells of their own from a shared --workdir say --num_processes=1.
@@ -95,16 +95,18 @@ def _run(plan: "sweep.Plan", options: argparse.Namespace, overrides: dict[str, s
     if options.cell:
         ran = sweep.run_chosen(plan, options.cell, wandb=options.wandb)
         print(summary.chosen(plan, options.cell, ran))
-        missing, interrupted = ran.failed, ran.interrupted
+        missing, interrupted, again = ran.failed, ran.interrupted, ran.again
     else:
         outcome = (sweep.collect if options.collect else sweep.run)(plan, wandb=options.wandb)
         if not outcome.interrupted:
             print(summary.closing(plan, outcome))
-        missing, interrupted = outcome.missing, outcome.interrupted
+        missing, interrupted, again = outcome.missing, outcome.interrupted, outcome.again
     if interrupted:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return exits.INTERRUPTED
-    return exits.FAILED if missing else exits.DONE
+    if missing:
+        return exits.AGAIN if again else exits.FAILED
+    return exits.DONE
 
 
 def _laid_out(plan: "sweep.Plan", options: argparse.Namespace) -> str:
@@ -191,7 +193,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Flags, and overrides as {"sweep.draws": "5"}."""
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     parser.add_argument(
         "--config",

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.config import ATTENTION, REMAT, ConfigError, Storage, TrainConfig
 from rewardscale.sweeps import configfile
@@ -168,7 +169,7 @@ def _sizes(text: str) -> list[int] | None:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     from rewardscale.training.planning import default_cache
 

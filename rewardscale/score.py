@@ -31,6 +31,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.evaluation.flags import add_model_flags
 
@@ -70,7 +71,7 @@ def _score(options: argparse.Namespace) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     add_model_flags(parser)
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".jsonl or .parquet")

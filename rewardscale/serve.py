@@ -28,6 +28,7 @@ import os
 import sys
 from pathlib import Path
 
+from rewardscale import exits
 from rewardscale.cli import exit_code
 from rewardscale.config import ConfigError
 from rewardscale.evaluation.flags import add_model_flags
@@ -72,7 +73,7 @@ def _token(path: Path | None) -> str:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     add_model_flags(parser)
     flag = parser.add_argument

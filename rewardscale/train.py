@@ -16,8 +16,8 @@ evaluation/; benchmarks can be added to a training that is finished.
 
 Everything lands in --workdir (default runs/<name>; s3:// and gs:// too: docs/storage.md); the trained model in its
 folder model/, ready for AutoModelForSequenceClassification, for `rewardscale.score` and `rewardscale.serve`. Kill it
-whenever you like; the same command goes on where it stopped. Exit codes: 0 done, 2 bad input, 130 interrupted, 75 start
-it again: it hung (only with --config.runtime.watchdog_exit=true), or hosts did not come together.
+whenever you like; the same command goes on where it stopped. Exit codes: 0 done, 2 bad input, 75 the machine's fault
+(listed at the end of --help), 130 interrupted.
 
 On several hosts start the same command on each, with one shared --workdir: TPU slices and Slurm steps are found by
 themselves, others are told by --coordinator=HOST:PORT --num_processes=N --process_id=I (docs/hosts.md).
@@ -128,7 +128,7 @@ def closing(outcome: "Outcome", workdir: Path) -> str:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     parser.add_argument(
         "--config",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rewardscale import atomic
+from rewardscale import atomic, exits
 from rewardscale.cli import exit_code
 from rewardscale.evaluation.flags import mesh
 
@@ -69,7 +69,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rewardscale.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False, epilog=exits.AGAIN_HELP,
     )  # fmt: skip
     parser.add_argument("directory", metavar="DIR", help="a Hugging Face directory, or a hub id")
     parser.add_argument("--revision", metavar="COMMIT", help="the commit, for a hub id")

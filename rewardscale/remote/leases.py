@@ -113,7 +113,7 @@ class Lease:
         self._objects, self._folder, self.number, self._seconds = objects, folder, number, seconds
         self._clock, self._count = clock, 0
         self._token = secrets.token_hex(8)
-        self._lost: str = ""
+        self._lost, self._away = "", False  # why; whether it is that the store is away
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -132,9 +132,10 @@ class Lease:
     def check(self) -> None:
         """Raises Lost if the work may be another's."""
         if not self._lost and self._clock() - self._proved > self._seconds:
+            self._away = True
             self._lost = f"no sign of life reached {self._objects.url} for {self._seconds:.0f} s"
         if self._lost:
-            raise Lost(self._lost)
+            raise Lost(self._lost, passes=self._away)
 
     def release(self) -> None:
         """Lets the next one take it at once. A store that is gone is not told: the lease becomes stale."""

@@ -5,6 +5,7 @@ for a passing reason (timeouts, 429, 5xx, broken connections) with exponential b
 through its fsspec driver.
 """
 
+import errno
 import functools
 import os
 import random
@@ -25,8 +26,25 @@ _AT_ONCE = 8
 _DRIVERS = {"az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "hf": "huggingface_hub", "oss": "ossfs"}
 
 
+# What a reason that passes begins with: ABORTED is tensorstore's word when it has tried as often as it may.
+_PASSING = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_PASSING_ERRNO = (
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+)
+
+
 class StoreError(OSError):
-    """A store that does not answer, refuses, or cannot be opened; the message names the URL."""
+    """A store that does not answer, refuses, or cannot be opened; the message names the URL.
+
+    Args:
+      passes: it may be well later: `errno` is then that of a host that is away, else None.
+    """
+
+    def __init__(self, message: str, *, passes: bool = False):
+        super().__init__(message)
+        if passes:
+            self.errno = errno.EHOSTUNREACH
 
 
 class _Backend(Protocol):
@@ -96,12 +114,14 @@ class Objects:
                 return call()
             except (TimeoutError, ConnectionError) as error:
                 if attempt == _MOST_HUNG - 1:
-                    raise StoreError(f"{self._at(name)} cannot be reached: no answer ({error})") from error
+                    message = f"{self._at(name)} cannot be reached: no answer ({error})"
+                    raise StoreError(message, passes=True) from error
                 time.sleep(min(_LONGEST_SECONDS, _FIRST_SECONDS * 2**attempt) * random.uniform(0.5, 1.5))
             except StoreError:
                 raise
             except (OSError, ValueError, NotImplementedError) as error:  # tensorstore's are ValueErrors
-                raise StoreError(f"{self._at(name)} cannot be reached: {_line(error)}") from error
+                message = f"{self._at(name)} cannot be reached: {_line(error)}"
+                raise StoreError(message, passes=_passes(error)) from error
         raise AssertionError
 
     def _at(self, name: str) -> str:
@@ -176,7 +196,7 @@ def _open(url: str) -> tuple[Any, bytes]:
         nothing = tensorstore.KvStore.open({"driver": "memory"}).result().read("nothing").result()
         return tensorstore.KvStore.open(spec).result(timeout=_HUNG_SECONDS), nothing.stamp.generation
     except (ValueError, TimeoutError) as error:
-        raise StoreError(f"{url} cannot be opened: {_line(error)}") from error
+        raise StoreError(f"{url} cannot be opened: {_line(error)}", passes=_passes(error)) from error
 
 
 class _Fsspec:
@@ -230,6 +250,13 @@ class _Fsspec:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [str(one["name"]).rpartition("/")[2] for one in found if one["type"] == "file"]
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the store may answer later, and not refuse again: what it is asked for may be right."""
+    if isinstance(error, OSError):
+        return isinstance(error, TimeoutError | ConnectionError) or error.errno in _PASSING_ERRNO
+    return str(error).startswith(_PASSING)
 
 
 def _line(error: BaseException) -> str:

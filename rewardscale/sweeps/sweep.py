@@ -52,20 +52,28 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a launch leaves: the report, and the cells that are missing with the reason; neither if interrupted."""
+    """What a launch leaves: the report, and the cells that are missing with the reason; neither if interrupted.
+
+    `again` as of `Ran`.
+    """
 
     report: Path | None
     cells: int
     missing: list[dict[str, Any]]
     interrupted: bool
+    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """What running cells leaves: why cells failed, by run id, and whether it was stopped before the end."""
+    """What running cells leaves: why cells failed, by run id, and whether it was stopped before the end.
+
+    `again`: of some the machine was at fault, so that a later start may do.
+    """
 
     failed: dict[str, str]
     interrupted: bool
+    again: bool = False
 
 
 def plan(config: SweepConfig, workdir: Path, *, data_dir: Path | None = None, docstring: str = "") -> Plan:
@@ -101,17 +109,21 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
 
     todo = sweep.todo()
     failed: dict[str, str] = {}
-    interrupted = False
+    interrupted = again = False
     with _interruptible() as check, _Bars(sweep, todo) as bars:
 
         def on_event(event: local.Event) -> None:
+            nonlocal again
             check()
             bars.show(event)
             trackers.follow(event)
             if event.kind == "failed" and event.cell is not None:
                 origin.check(sweep.workdir)  # a store that is gone fails all cells: it is said once
                 failed[event.cell.run_id] = str(event.value)
-                tqdm.write(f"FAILED {event.cell.label} ({event.cell.run_id}): {event.value}", file=sys.stderr)
+                again |= event.machine
+            if event.kind in ("failed", "again") and event.cell is not None:
+                said = "FAILED" if event.kind == "failed" else "trying again"
+                tqdm.write(f"{said} {event.cell.label} ({event.cell.run_id}): {event.value}", file=sys.stderr)
 
         try:
             if todo and mesh.hosts() > 1:
@@ -124,7 +136,7 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
                 )
         except KeyboardInterrupt:
             interrupted = True
-    return Ran(failed, interrupted)
+    return Ran(failed, interrupted, again)
 
 
 def collect(sweep: Plan, ran: Ran | None = None, *, wandb: str = "off") -> Outcome:
@@ -135,7 +147,7 @@ def collect(sweep: Plan, ran: Ran | None = None, *, wandb: str = "off") -> Outco
     report = _report(sweep)
     _publish(sweep.workdir)
     Trackers(wandb, sweep.config.name, sweep.workdir).send_sweep(to_mapping(sweep.config), report)
-    return Outcome(report, len(sweep.cells), missing, ran.interrupted)
+    return Outcome(report, len(sweep.cells), missing, ran.interrupted, ran.again)
 
 
 def run_chosen(sweep: Plan, names: Sequence[str], *, wandb: str = "off") -> Ran:
@@ -271,8 +283,11 @@ class _Bars:
                 self._bar(event.worker, event.cell.label).update(
                     100 * float(event.value) - self._workers[event.worker].n
                 )
-        elif event.kind in ("done", "failed"):
-            self._advance(event.worker, size)
+        elif event.kind in ("done", "failed", "again"):
+            if event.kind == "again":
+                self._sweep.update(-self._partial.get(event.worker, 0.0))
+            else:
+                self._advance(event.worker, size)
             self._partial.pop(event.worker, None)
             self._done += event.kind == "done"
             bar = self._workers.pop(event.worker, None)

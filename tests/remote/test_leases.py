@@ -1,5 +1,6 @@
 """Leases: races, heartbeats, and taking over from the dead, whatever their clocks say."""
 
+import errno
 import json
 import os
 import subprocess
@@ -100,8 +101,9 @@ def test_a_living_owner_is_never_robbed_and_a_robbed_one_knows(s3, at):
         lease.check()
         dead(store, number=lease.number + 1, seconds=60.0)  # another took it while this machine slept
         time.sleep(0.6)
-        with pytest.raises(Lost, match="another machine has taken over"):
+        with pytest.raises(Lost, match="another machine has taken over") as lost:
             lease.check()
+        assert lost.value.errno is None  # the same command would end alike
     assert json.loads(store.read("run/leases/00000002"))["count"] == 3  # left alone
 
 
@@ -114,8 +116,9 @@ def test_an_owner_that_cannot_reach_the_store_knows_in_time(at):
         assert lease.take()
         lease.check()
     time.sleep(1.2)
-    with pytest.raises(Lost, match="no sign of life reached s3://bucket"):
+    with pytest.raises(Lost, match="no sign of life reached s3://bucket") as lost:
         lease.check()
+    assert lost.value.errno == errno.EHOSTUNREACH  # it may answer later
     lease.release()
 
 

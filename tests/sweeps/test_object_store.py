@@ -179,7 +179,7 @@ def test_a_store_that_goes_away_is_one_error_and_nothing_half_written_is_used(en
         code, _, error = launch(
             URL, *LONG, **machine(dying, tmp_path, "one"), **{objects.RETRIES_VARIABLE: "1"}
         )
-    assert gone and code == 2, error
+    assert gone and code == 75, error
     lines = [line for line in error.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and URL in lines[0] and "Traceback" not in error
     there = stored()

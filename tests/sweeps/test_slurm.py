@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal as signals
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rewardscale import atomic, launch
+from rewardscale import atomic, exits, launch
 from rewardscale.sweeps import configfile, status, sweep
 from rewardscale.sweeps.executors import slurm
 from rewardscale.sweeps.results import reproducible
@@ -79,6 +80,64 @@ def test_a_running_task_s_cells_run_one_after_another(tmp_path):
         found = status.status(plan, queue)
     assert found.at_once == 1 and "left with 1 at once" in status.text(plan, found)
     assert "4 cells: 1 done, 3 running" in status.text(plan, found)
+
+
+# The task's command: it ends with the code asked for, at once or when it is told to stop.
+TASK = 'if [ "$3" ]; then trap "exit $1" TERM; touch "$2"; while :; do sleep 0.1; done; fi; exit $1'
+
+
+def queued_again(folder: Path, code: int, *, restarts: str = "", signal: str = "") -> bool:
+    """Runs the script that sbatch is given, sends it `signal` if any; whether it asked to be queued again.
+
+    Slurm's two commands are stubs here: sbatch that takes it, scontrol that notes what it is asked for.
+    """
+    stubs, started, asked = folder / "stubs", folder / "started", folder / "asked"
+    stubs.mkdir(parents=True)
+    for name, line in (("sbatch", "echo 7"), ("scontrol", f'echo "$@" >> "{asked}"')):
+        (stubs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (stubs / name).chmod(0o755)
+    path = f"{stubs}:{os.environ['PATH']}"
+    made = slurm.job(
+        "x", (("a",), ("b",)), ["bash", "-c", TASK, "task", str(code), str(started), signal], folder
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        assert slurm.submit(made) == "7"
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "PATH": path}
+    if restarts:
+        task["SLURM_RESTART_COUNT"] = restarts
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | task
+    process = subprocess.Popen(["bash", str(made.folder / "job.sh")], env=environment)
+    if signal:
+        wait_for("task, and traps of its script", lambda: started.exists() and _traps(process.pid))
+        process.send_signal(getattr(signals, signal))
+    assert process.wait(240) == code
+    assert not asked.exists() or asked.read_text() == "requeue 7_1\n"
+    return asked.exists()
+
+
+def _traps(pid: int) -> bool:
+    """Whether a process has handlers of USR1 and TERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), 16)
+    return all(caught >> (number - 1) & 1 for number in (signals.SIGUSR1, signals.SIGTERM))
+
+
+def test_a_fault_of_the_machine_queues_a_task_again_so_many_times(tmp_path):
+    last = str(slurm.RESTARTS - 1)
+    assert queued_again(tmp_path / "first", exits.AGAIN)
+    assert queued_again(tmp_path / "last", exits.AGAIN, restarts=last)
+    assert not queued_again(tmp_path / "too many", exits.AGAIN, restarts=str(slurm.RESTARTS))
+    for code in (exits.DONE, exits.FAILED, exits.UNUSABLE, exits.INTERRUPTED, 137):
+        assert not queued_again(tmp_path / str(code), code)
+
+
+def test_a_task_that_is_told_to_stop_is_queued_again_where_its_time_is_up(tmp_path):
+    """By TERM it is preempted, and Slurm queues it, or cancelled."""
+    for code in (exits.INTERRUPTED, exits.AGAIN):
+        assert queued_again(tmp_path / f"{code} late", code, signal="SIGUSR1")
+        assert not queued_again(tmp_path / f"{code} ended", code, signal="SIGTERM")
+    assert not queued_again(tmp_path / "failed late", exits.FAILED, signal="SIGUSR1")
 
 
 @pytest.fixture
@@ -169,6 +228,17 @@ def test_a_task_whose_time_is_up_saves_and_queues_again_and_a_cancelled_one_does
     wait_for("end", lambda: not slurm.queued(tmp_path / "array"), 90)
     time.sleep(3)
     assert not slurm.queued(tmp_path / "array") and _restarts(own_cluster, number) == 1
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_machine_on_a_real_cluster(tmp_path, own_cluster):
+    """Slurm takes the task back, and counts. Some two minutes: it lets what is queued again wait."""
+    once = 'test "$SLURM_RESTART_COUNT" || exit 75; echo start $SLURM_RESTART_COUNT, all well'
+    number = slurm.submit(
+        slurm.job("x", (("a",),), ["bash", "-c", once], tmp_path, options="--cpus-per-task=1 --time=10")
+    )
+    wait_for("end", lambda: not slurm.queued(tmp_path))
+    assert "start 1, all well\n" in (tmp_path / "slurm/0000/log" / f"{number}_0").read_text()
 
 
 def _appears(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 On CPU a process a core, each single-threaded, beats one threaded process for small models. A worker
 that dies (out of memory, kill -9) costs its cell one failure; the others go on and a fresh worker
-takes its place. Workers stop when their parent is gone.
+takes its place. One that its watchdog ends (exits.AGAIN) had no fault of its cell: the cell is tried
+again. Workers stop when their parent is gone.
 """
 
 import contextlib
@@ -14,18 +15,19 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rewardscale import platforms
+from rewardscale import exits, platforms
 from rewardscale.config import SweepConfig
 from rewardscale.sweeps.grid import Cell
 
 _GRACE_SECONDS = 60.0  # how long a worker may take to save its state when asked to stop
 _BUSY_PAUSE_SECONDS = 0.5
+_STARTS = 3  # of a cell whose worker ends by a fault of the machine each time; as of a build's task (stages/engines.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Event:
     """What happened to a cell.
 
     `kind` is "progress" (value: share done), "metrics" (records), "done", "failed" (reason), "busy" (another
-    process is at it, or at the trunk it begins with) or "interrupted".
+    process is at it, or at the trunk it begins with), "again" (reason: a fault of the machine; it is queued again) or
+    "interrupted". `machine`: that it failed is the machine's fault, and a later start may do.
     """
 
     kind: str
     worker: int
     cell: Cell | None = None
     value: Any = None
+    machine: bool = False
 
 
 @dataclasses.dataclass
@@ -92,21 +96,24 @@ def run_cells(
 
     workers = [start(i) for i in range(count)]
     waiting = 0  # cells that were busy, one after another
+    faults: Counter[str] = Counter()  # of the machine, by run id
     try:
         for worker in workers:
             _feed(worker, queue)
         while any(w.cell for w in workers):
             for pipe in wait([w.pipe for w in workers if w.cell]):
                 worker = next(w for w in workers if w.pipe is pipe)
-                for event in _receive(worker):
+                for event in _receive(worker, faults):
                     on_event(event)
                     if event.kind == "busy" and event.cell is not None:
                         queue.append(event.cell)  # look again later; not at once if all that is left is busy
                         waiting += 1
                         time.sleep(_BUSY_PAUSE_SECONDS if waiting >= len(queue) else 0.0)
+                    elif event.kind == "again" and event.cell is not None:
+                        queue.append(event.cell)
                     elif event.kind in ("done", "failed"):
                         waiting = 0
-                    if event.kind in ("done", "failed", "busy", "interrupted"):
+                    if event.kind in ("done", "failed", "busy", "again", "interrupted"):
                         if not worker.process.is_alive():
                             worker = workers[worker.number] = start(worker.number)
                         _feed(worker, queue)
@@ -120,16 +127,28 @@ def _feed(worker: _Worker, queue: deque[Cell]) -> None:
         worker.pipe.send(worker.cell)
 
 
-def _receive(worker: _Worker) -> Iterator[Event]:
+def _receive(worker: _Worker, faults: Counter[str]) -> Iterator[Event]:
     try:
         kind, value = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
-        worker.process.join()
-        code = worker.process.exitcode or 0
-        reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        hint = "; out of memory? try --config.runtime.workers=1" if code == -signal.SIGKILL else ""
-        kind, value = "failed", f"its worker process died ({reason}){hint}"
-    yield Event(kind, worker.number, worker.cell, value)
+        yield _died(worker, faults)
+    else:
+        yield Event(kind, worker.number, worker.cell, value)
+
+
+def _died(worker: _Worker, faults: Counter[str]) -> Event:
+    """What the end of a worker means for its cell; `faults` of the machine are counted."""
+    worker.process.join()
+    code = worker.process.exitcode or 0
+    if code == exits.AGAIN and worker.cell is not None:
+        faults[worker.cell.run_id] += 1
+        count = faults[worker.cell.run_id]
+        reason = f"its worker process hung (exit code {code}, start {count} of {_STARTS}); where: hang.txt of the run"
+        kind = "again" if count < _STARTS else "failed"
+        return Event(kind, worker.number, worker.cell, reason, machine=True)
+    reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    hint = "; out of memory? try --config.runtime.workers=1" if code == -signal.SIGKILL else ""
+    return Event("failed", worker.number, worker.cell, f"its worker process died ({reason}){hint}")
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -6,8 +6,8 @@
                              log/4711_0    what the task printed, of all its starts
 
 Slurm keeps no state that is needed: a task takes its cells' locks and leaves them done in the working folder, which all
-nodes see under one path. Before its time is up (USR1) a task saves, and asks for its place in the queue again; when it
-is preempted (TERM), or its node fails, Slurm does.
+nodes see under one path. Before its time is up (USR1) a task saves, and asks for its place in the queue again; after a
+fault of the machine (exits.AGAIN) too, RESTARTS times. When it is preempted (TERM), or its node fails, Slurm does.
 """
 
 import argparse
@@ -24,6 +24,9 @@ from rewardscale.config import ConfigError
 from rewardscale.sweeps.executors.submission import Submission, Tasks
 
 SAVE_SECONDS = 120  # before a task's time limit, for its checkpoint
+# After how many starts anew, for whatever reason, a fault of the machine is final. The count is Slurm's own, as a disk
+# that is full or gone can hold none.
+RESTARTS = 20
 _SLOW = 60.0  # seconds for Slurm's own commands
 
 
@@ -109,7 +112,12 @@ def job(
     ]
     header = "\n".join(f"#SBATCH {shlex.quote(line)}" for line in lines)
     script = _SCRIPT.format(
-        header=header, folder=shlex.quote(str(folder)), command=shlex.join(command), stopped=exits.INTERRUPTED
+        header=header,
+        folder=shlex.quote(str(folder)),
+        command=shlex.join(command),
+        stopped=exits.INTERRUPTED,
+        fault=exits.AGAIN,
+        restarts=RESTARTS,
     )
     return Job(folder, tasks, script)
 
@@ -121,8 +129,8 @@ cd {folder}
 cells=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" cells.txt)
 {command} --cell="$cells" &
 child=$!
-trap 'signalled=1 again=1; kill -TERM $child' USR1  # time is nearly up
-trap 'signalled=1; kill -TERM $child' TERM          # preempted: Slurm queues the task again itself
+trap 'signalled=1 late=1; kill -TERM $child' USR1   # time is nearly up
+trap 'signalled=1 ended=1; kill -TERM $child' TERM  # preempted: Slurm queues the task again itself; or cancelled
 wait $child
 code=$?
 while [ "$signalled" ]; do  # a signal ends the wait, and the child saves first
@@ -130,7 +138,11 @@ while [ "$signalled" ]; do  # a signal ends the wait, and the child saves first
     wait $child
     code=$?
 done
-if [ "$again" ] && [ $code -eq {stopped} ]; then
+case $code in
+    {stopped}) again=$late;;
+    {fault}) [ "$ended" ] || [ "${{SLURM_RESTART_COUNT:-0}}" -ge {restarts} ] || again=1;;  # a fault of the machine
+esac
+if [ "$again" ]; then
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
 exit $code
