@@ -7,7 +7,9 @@ five minutes on two cores), and divides by the wall time. Rows "a worker" are su
 workers:
 
     steps alone    the steps that the runs took, by the seconds a step takes in as many processes side by side that do
-                   nothing else (benchmarks/training_step.py): of the fastest pass of nine, and of the median one
+                   nothing else (benchmarks/training_step.py): of the fastest pass of nine, and of the median one. They
+                   are pinned to a core each, and XLA then compiles for one thread; a worker sees all cores, and the
+                   larger products of w40 are compiled for as many threads, which rounds otherwise and costs more
     steps as run   what the runs' clocks say of waiting for the device, without what tracing and compiling took
     compiling      tracing, lowering, compiling, and reading from the cache, of training and of scoring
     evaluation     scoring 6,000 pairs a run, without compiling
