@@ -21,7 +21,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,7 @@ def trunk_of(cell: Cell, workdir: Path, *, seconds: float = leases.SECONDS) -> T
     return Trunk(directory, cell.branch.steps, extending=extending)
 
 
+@functools.lru_cache(maxsize=16)
 def evaluation_rows(dataset: Dataset, fold: int) -> np.ndarray:
     """All corpus rows that some evaluation set needs, each once, in order. uint32 [n]."""
     sets = dataset.evaluations(fold).values()
@@ -256,9 +257,17 @@ def scores(dataset: Dataset, fold: int, rows: np.ndarray, rewards: np.ndarray) -
         score = dataclasses.asdict(statistics.pair_scores(m, temperature, e.pairs.target))
         out[name] = score | {"temperature": temperature, "bayes_loss": e.bayes_loss}
         if name != VALIDATION:
-            clusters = evaluation_clusters(dataset.groups()[e.pairs.rows])
-            out[name]["clusters"] = _by_cluster(clusters, m, temperature, e.pairs.target)
+            out[name]["clusters"] = _by_cluster(
+                _clusters(dataset, fold, name), m, temperature, e.pairs.target
+            )
     return out
+
+
+@functools.lru_cache(maxsize=64)  # the same for all cells
+def _clusters(dataset: Dataset, fold: int, name: str) -> dict[str, np.ndarray]:
+    """Which pairs of an evaluation set each cluster has, by the cluster's name."""
+    clusters = evaluation_clusters(dataset.groups()[dataset.evaluations(fold)[name].pairs.rows])
+    return {str(cluster): np.flatnonzero(clusters == cluster) for cluster in np.unique(clusters)}
 
 
 def evaluation_clusters(groups: np.ndarray) -> np.ndarray:
@@ -274,15 +283,12 @@ def evaluation_clusters(groups: np.ndarray) -> np.ndarray:
 
 
 def _by_cluster(
-    clusters: np.ndarray, margin: np.ndarray, temperature: float, target: np.ndarray | None
+    clusters: Mapping[str, np.ndarray], margin: np.ndarray, temperature: float, target: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
     out = {}
-    for name in np.unique(clusters):
-        own = clusters == name
+    for name, own in clusters.items():
         score = statistics.pair_scores(margin[own], temperature, None if target is None else target[own])
-        out[str(name)] = {
-            key: getattr(score, key) for key in ("pairs", "accuracy", "loss", "loss_recalibrated")
-        }
+        out[name] = {key: getattr(score, key) for key in ("pairs", "accuracy", "loss", "loss_recalibrated")}
     return out
 
 

@@ -30,6 +30,7 @@ from rewardscale.data import arrays, pipeline
 from rewardscale.models import lora, reward
 from rewardscale.models.attention import path
 from rewardscale.models.products import check_bfloat16_on_cpu
+from rewardscale.training import compilation
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
 from rewardscale.training.clock import Clock
 from rewardscale.training.finite import Finite, skipped_steps, without_nonfinite
@@ -65,13 +66,15 @@ def train(
     trunk: Trunk | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    closing: contextlib.ExitStack | None = None,
 ) -> Trained:
     """Trains `run` in `directory`, continuing from its newest checkpoint.
 
     `initial` are the parameters to start from, shaped like `reward.abstract(run.model)`, or a function that loads
     them, called only if there is no checkpoint. `trunk` is what the run shares with longer and shorter ones: it
     begins with what is there and leaves what they want. `on_metrics` receives batches of
-    metric records, `on_progress` (steps done, steps).
+    metric records, `on_progress` (steps done, steps). What `closing` closes is the last checkpoint, which is then still
+    being written when this returns; without it, or with several hosts, it is whole.
 
     Raises:
       NonFiniteLoss: with the step; the last good checkpoint stays.
@@ -111,7 +114,8 @@ def train(
             directory / "checkpoints", kept=runtime.checkpoints_kept, seconds=runtime.checkpoint_seconds
         )
         clock = Clock()
-        resources.callback(clock.timed("checkpoint", checkpoints.close))
+        later = closing if closing is not None and mesh.hosts() == 1 else resources
+        later.callback(clock.timed("checkpoint", checkpoints.close))
         if trunk is not None:
             trunk.check(run.recipe, data)
         while trunk is not None and mesh.agreed(trunk.newest() > max(0, checkpoints.latest)):
@@ -136,6 +140,7 @@ def train(
 
         # The loop: metrics are read one block late, so the device never waits for the host.
         clock.begin()
+        compiled_before = compilation.seconds()
         watchdog.beat(f"at the first block, from step {start} of {plan.steps}")
         profile = Profile(directory, runtime.profile_steps)
         resources.callback(profile.close)
@@ -204,6 +209,7 @@ def train(
         if mesh.hosts() > 1 and mesh.vote(stop())()[0]:  # too late for a round: one host leaves, so all do
             raise Interrupted(f"stopped at step {plan.steps} of {plan.steps}, state saved")
     record = meter.summary(start) | clock.summary() | ({} if trunk is None else trunk.record(directory))
+    record["compile_seconds"] = compilation.seconds() - compiled_before  # of which most is device_seconds
     if skip:
         record["skipped"] = skipped_steps(metrics_path)
     folders = [directory / "checkpoints", *([trunk.directory] if trunk else [])]

@@ -1,5 +1,6 @@
 """A transformer trained on a subset of a corpus and scored on any of its rows: what a sweep's cell and curation do."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from rewardscale.data.subsets import Subset
 from rewardscale.data.tokenised import TokenisedView, open_view
 from rewardscale.evaluation import scorer
 from rewardscale.models import reward
-from rewardscale.training import checkpoint, loop
+from rewardscale.training import checkpoint, compilation, loop
 from rewardscale.training.trunk import Trunk
 
 
@@ -42,21 +43,31 @@ def train_and_score(
     """
     assert isinstance(run.model, ModelConfig) and run.recipe is not None
     recipe, model = run.recipe, run.model
-    trained, devices = _trained(run, chosen, view, runtime, directory, trunk, on_progress, on_metrics)
     options = loop.forward_options(recipe.dtype, runtime)
+    with contextlib.ExitStack() as closing:  # the last checkpoint is written while the model is scored
+        trained, devices = _trained(
+            run, chosen, view, runtime, directory, trunk, on_progress, on_metrics, closing
+        )
 
-    def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
-        length = runtime.row_length
-        if length and of is not view:  # which it was chosen for
-            length = max(length, scorer.row_length(of, which, recipe.max_length))
-        batches = _scoring_batches(of.directory, which.tobytes(), recipe.max_length, runtime, length)
-        return scorer.score(model, trained.params, batches, options, devices)
+        def score(of: TokenisedView, which: np.ndarray) -> np.ndarray:
+            length = runtime.row_length
+            if length and of is not view:  # which it was chosen for
+                length = max(length, scorer.row_length(of, which, recipe.max_length))
+            batches = _scoring_batches(of.directory, which.tobytes(), recipe.max_length, runtime, length)
+            return scorer.score(model, trained.params, batches, options, devices)
 
-    started = time.perf_counter()
-    rewards = score(view, rows)
-    record = trained.record | {"eval_seconds": time.perf_counter() - started, "hardware": mesh.describe()}
-    if then is not None:
-        then(score)
+        record: dict[str, Any] = trained.record | {"hardware": mesh.describe()}
+        started, compiling = time.perf_counter(), compilation.seconds()
+        rewards = score(view, rows)
+        scored = time.perf_counter()
+        record |= {
+            "eval_seconds": scored - started,
+            "eval_compile_seconds": compilation.seconds() - compiling,
+        }
+        closing.close()
+        record["checkpoint_seconds"] += time.perf_counter() - scored
+        if then is not None:
+            then(score)
     return rewards, record
 
 
@@ -69,6 +80,7 @@ def _trained(
     trunk: Trunk | None = None,
     on_progress: Callable[[float], None] | None = None,
     on_metrics: Callable[[list[dict[str, Any]]], None] | None = None,
+    closing: contextlib.ExitStack | None = None,
 ) -> tuple[loop.Trained, Mesh]:
     assert run.recipe is not None
     recipe = run.recipe
@@ -95,6 +107,7 @@ def _trained(
         trunk=trunk,
         on_metrics=on_metrics,
         on_progress=on_progress and (lambda done, steps: on_progress(done / steps)),
+        closing=closing,
     )
     return trained, devices
 

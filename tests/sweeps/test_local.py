@@ -1,5 +1,6 @@
-"""How a worker process ends."""
+"""How a worker process ends, and which cells workers begin with."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,8 +13,13 @@ import pytest
 
 from rewardscale import exits
 from rewardscale import launch as command
+from rewardscale.config import ModelConfig
+from rewardscale.models.presets import get_model
 from rewardscale.sweeps import cell, configfile, sweep
 from rewardscale.sweeps.executors import local
+from rewardscale.sweeps.executors.local import in_order, models_first
+from rewardscale.sweeps.grid import Branch, Cell
+from tests import small
 from tests.sweeps import hanging_worker
 from tests.sweeps.launching import TINY, launch
 
@@ -53,7 +59,8 @@ def planned(workdir: Path, *arguments: str) -> sweep.Plan:
 def test_a_cell_that_hung_is_tried_again_so_often(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(local, "_work", hanging_worker.work)
     cells: Any = [
-        SimpleNamespace(run_id=i, flops=0.0, branch=None) for i in (hanging_worker.ALWAYS, "once", "too")
+        SimpleNamespace(run_id=i, flops=0.0, branch=None, run=SimpleNamespace(model=None))
+        for i in (hanging_worker.ALWAYS, "once", "too")
     ]
     config: Any = SimpleNamespace(runtime=SimpleNamespace(workers=1))
     events: list[local.Event] = []
@@ -94,3 +101,26 @@ def test_a_sweep_whose_training_hangs_is_to_be_started_again(tmp_path: Path) -> 
     metrics.unlink()
     code, out, error = launch(tmp_path, *one)
     assert code == exits.DONE and "1 of 1 cells done" in out, (out, error)
+
+
+def a_cell(model: str, pairs: int, branch: Branch | None = None) -> Cell:
+    chosen = get_model(model, vocab_size=100)
+    convex = not isinstance(chosen, ModelConfig)
+    run = dataclasses.replace(small.run_config(pairs=pairs), model=chosen)
+    run = dataclasses.replace(run, recipe=None) if convex else run
+    return Cell(run, pairs, pairs, pairs, pairs, None if convex else float(chosen.width * pairs), branch)
+
+
+def test_one_cell_of_each_model_goes_first_and_the_rest_by_size():
+    """Else two workers begin with the largest model, and both compile it."""
+    cells = [a_cell(model, pairs) for pairs in (100, 900) for model in ("w8", "w40", "w16", "hash256")]
+    found = models_first(in_order(cells))
+    shown = [(getattr(c.run.model, "width", None), c.run.pairs) for c in found[:6]]
+    assert shown == [(40, 900), (16, 900), (8, 900), (40, 100), (16, 100), (8, 100)]
+    assert sorted(c.run_id for c in found) == sorted(c.run_id for c in cells)
+
+
+def test_a_branch_waits_for_its_trunk_although_it_is_of_another_size():
+    trunk = a_cell("w8", 100, Branch("t", (5,), 1, 1.0, follows=False))
+    branch = a_cell("w8", 900, Branch("t", (5,), 1, 1.0, follows=True))
+    assert models_first(in_order([branch, trunk])) == [trunk, branch]

@@ -1,5 +1,6 @@
 """Runs of a small model that several tests of training share: one shape, so one executable a mesh."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -55,6 +56,7 @@ def train(
     device_mesh: Mesh | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     initial: Any = None,
+    closing: contextlib.ExitStack | None = None,
     **runtime: Any,
 ) -> loop.Trained:
     """loop.train with RUNTIME, changed by `runtime`."""
@@ -66,6 +68,7 @@ def train(
         directory,
         on_progress=on_progress,
         initial=initial,
+        closing=closing,
     )
 
 

@@ -1,5 +1,6 @@
 """Ten steps are five, a stop, and five more: bit for bit, on disk and through real signals."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -126,6 +127,22 @@ def test_checkpoints_on_the_way_change_nothing(
     run, data = case(pairs_view)
     trained = train(run, data, tmp_path, checkpoint_seconds=0.0, checkpoints_kept=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["10", "5"]
+    assert_equals_whole(tmp_path, trained, whole)
+
+
+def test_who_waits_for_the_last_checkpoint_later_finds_it_whole(
+    whole: tuple[Path, loop.Trained],
+    pairs_view: TokenisedView,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep's cell scores its model meanwhile."""
+    closed, close = [], Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda self: (close(self), closed.append(self)))
+    with contextlib.ExitStack() as closing:
+        trained = train(*case(pairs_view), tmp_path, closing=closing)
+        assert not closed
+    assert len(closed) == 1
     assert_equals_whole(tmp_path, trained, whole)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rewardscale import exits, platforms
-from rewardscale.config import SweepConfig
+from rewardscale.config import ModelConfig, SweepConfig
 from rewardscale.sweeps.grid import Cell
 
 _GRACE_SECONDS = 60.0  # how long a worker may take to save its state when asked to stop
@@ -64,6 +64,19 @@ def in_order(cells: list[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda c: (c.branch is not None and c.branch.follows, -(c.flops or 0.0)))
 
 
+def models_first(cells: list[Cell]) -> list[Cell]:
+    """The cells as they come, but for the first of each transformer, which stand before all others.
+
+    Workers then compile a model each, and find the other ones' models in the compilation cache.
+    """
+    firsts: dict[ModelConfig, Cell] = {}
+    for cell in cells:
+        if isinstance(cell.run.model, ModelConfig):
+            firsts.setdefault(cell.run.model, cell)
+    ids = {cell.run_id for cell in firsts.values()}
+    return [*firsts.values(), *(cell for cell in cells if cell.run_id not in ids)]
+
+
 def run_cells(
     cells: list[Cell],
     config: SweepConfig,
@@ -74,12 +87,12 @@ def run_cells(
     of: int,
     metrics: bool = False,
 ) -> None:
-    """Runs all cells, largest first and trunks before their branches, and reports events as they come.
+    """Runs all cells, one of each model first, then the largest, and reports events as they come.
 
     `of` is how many cells the whole sweep has: its cells compute alike, to the last bit, however many of them are left.
     KeyboardInterrupt (Ctrl-C, SIGTERM) asks the workers to save and stop, waits for them, and is raised again.
     """
-    queue = deque(in_order(cells))
+    queue = deque(models_first(in_order(cells)))
     wanted = config.runtime.workers or default_workers()
     count = min(wanted, max(1, len(queue)))
     environment = platforms.worker_environment(min(wanted, of))  # threads change how sums round
