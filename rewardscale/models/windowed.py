@@ -10,16 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rewardscale.models.merging import merged
 from rewardscale.models.products import summed, transposed
 
 QUERIES = 128  # a block
 
 
-def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+def windowed(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array | None = None
+) -> jax.Array:
     """Attention of q [R, T, H, d] over k, v [R, T, K, d], query i over the keys [lo_i, hi_i): like q.
 
     Args:
       lo, hi: int32 [R, T]; each query must see at least one key.
+      prefix: int32 [R, T, 2], a second interval apart from the first; it may be empty.
     """
     rows, length, heads, dim = q.shape
     kv, blocks = k.shape[2], -(-length // QUERIES)
@@ -29,7 +33,12 @@ def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Ar
     # [R * blocks, K, heads a key head * QUERIES, d]: blocks of one row side by side, query heads with their key head
     q = q.reshape(rows, blocks, QUERIES, kv, heads // kv, dim).transpose(0, 1, 3, 4, 2, 5)
     q = q.reshape(rows * blocks, kv, -1, dim)
-    out = _blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), lo, hi)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    if prefix is None:
+        out = _blocks(q, k, v, lo, hi)
+    else:
+        prefix = jnp.pad(prefix, (*over, (0, 0))).reshape(rows * blocks, QUERIES, 2)
+        out = _with_prefix(q, k, v, lo, hi, prefix)
     out = out.reshape(rows, blocks, kv, heads // kv, QUERIES, dim).transpose(0, 1, 4, 2, 3, 5)
     return out.reshape(rows, blocks * QUERIES, heads, dim)[:, :length]
 
@@ -49,6 +58,24 @@ def _windows(lo: jax.Array, hi: jax.Array, length: int) -> tuple[jax.Array, jax.
     first, needed = lo.min(-1), hi.max(-1) - lo.min(-1)
     number = sum(((needed > size).astype(jnp.int32) for size in sizes[:-1]), jnp.zeros_like(needed))
     return jnp.clip(first, 0, length - jnp.asarray(sizes)[number]), number
+
+
+def _with_prefix(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array
+) -> jax.Array:
+    """`_blocks` over two intervals a query, prefix [B, QUERIES, 2], each of them in windows of its own."""
+    own, (*_, log) = _forward(q, k, v, lo, hi)
+    start, end = prefix[..., 0], prefix[..., 1]
+    some = end > start
+
+    def with_more(own: jax.Array) -> jax.Array:
+        start_, end_ = jnp.where(some, start, k.shape[2]), jnp.where(some, end, 0)  # none widens no window
+        more, (*_, more_log) = _forward(q, k, v, start_, end_)
+        more_log = jnp.where(some[:, None, None, :, None], more_log, -jnp.inf)
+        flat = (x.reshape(q.shape[:-1]) for x in (log, more_log))
+        return merged(own, next(flat), more, next(flat))[0].astype(q.dtype)
+
+    return jax.lax.cond(some.any(), with_more, lambda own: own, own)
 
 
 @jax.custom_vjp
