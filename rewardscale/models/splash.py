@@ -64,7 +64,7 @@ def _rows(
         return _call(q, k, v, lo, hi, interpret=interpret, residuals=False)[0]
     start, end = prefix[..., 0], prefix[..., 1]
     some = end > start
-    # No key is neither before 1 nor from T - 1 on, and these ends widen no block's span.
+    # Where there is no key: from T - 1 on and before 1, ends that widen no block's span.
     start, end = jnp.where(some, start, lo.shape[1] - 1), jnp.where(some, end, 1)
     own, log = _call(q, k, v, lo, hi, interpret=interpret, residuals=True)
     more, more_log = _call(q, k, v, start, end, interpret=interpret, residuals=True)

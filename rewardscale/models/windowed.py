@@ -65,12 +65,13 @@ def _with_prefix(
 ) -> jax.Array:
     """`_blocks` over two intervals a query, prefix [B, QUERIES, 2], each of them in windows of its own."""
     own, (*_, log) = _forward(q, k, v, lo, hi)
-    start, end = prefix[..., 0], prefix[..., 1]
-    some = end > start
+    some = prefix[..., 1] > prefix[..., 0]
+    start, end = jnp.where(some, prefix[..., 0], k.shape[2]), jnp.where(some, prefix[..., 1], 0)
 
     def with_more(own: jax.Array) -> jax.Array:
-        start_, end_ = jnp.where(some, start, k.shape[2]), jnp.where(some, end, 0)  # none widens no window
-        more, (*_, more_log) = _forward(q, k, v, start_, end_)
+        more, (*_, more_log) = _forward(
+            q, k, v, start, end
+        )  # where there is no key, ends that widen no window
         more_log = jnp.where(some[:, None, None, :, None], more_log, -jnp.inf)
         flat = (x.reshape(q.shape[:-1]) for x in (log, more_log))
         return merged(own, next(flat), more, next(flat))[0].astype(q.dtype)
