@@ -1,9 +1,10 @@
 """Scoring responses, ours against a loop over a transformers model: python -m benchmarks.score
 
 Needs `make reference`. The model is that of benchmarks/train_step.py, with fresh weights; K responses a prompt. Ours is
-`RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: two responses share a prompt, so it is
-computed K / 2 times, and trees are packed. The peer (benchmarks/score_peers.py) computes each prompt K times, in
-batches sorted by length. Each arm is a process of its own; medians of three passes, compiled before.
+`RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: a prompt is computed once for as many of
+its responses as fit a row, and trees are packed. For more than two responses an arm more lets two share a prompt, which
+is then computed K / 2 times. The peer (benchmarks/score_peers.py) computes each prompt K times, in batches sorted by
+length. Each arm is a process of its own; medians of three passes, compiled before. "tokens computed" has no padding.
 """
 
 import argparse
@@ -34,7 +35,9 @@ ARMS = {
     "transformers, float32, compiled": ("peer", "--compiled"),
     "transformers, bfloat16": ("peer", "--bfloat16"),
     "ours, float32": ("ours", "float32"),
+    "ours, float32, two share a prompt": ("ours", "float32", "2"),
     "ours, bfloat16": ("ours", "bfloat16"),
+    "ours, bfloat16, two share a prompt": ("ours", "bfloat16", "2"),
 }
 
 
@@ -45,7 +48,7 @@ def lengths(mix: str, responses: int) -> np.ndarray:
     return table[table[:, 0] + table[:, 1:].max(1) <= LONGEST][:PROMPTS]
 
 
-def _ours(folder: Path, dtype: str, passes: int) -> dict[str, Any]:
+def _ours(folder: Path, dtype: str, responses_per_tree: int, passes: int) -> dict[str, Any]:
     platforms.prepare()
     import jax
 
@@ -62,6 +65,7 @@ def _ours(folder: Path, dtype: str, passes: int) -> dict[str, Any]:
     scorer = RewardScorer(
         name="benchmark", chat=cast(Any, None), config=model, params=reward.stored(weights, dtype), mesh=device,
         dtype=dtype, max_length=LONGEST, ladder=make_ladder(LONGEST, 8192, width=model.width), label="",
+        responses_per_tree=responses_per_tree,
     )  # fmt: skip
     items, at = [], 0
     for row in case["lengths"].tolist():
@@ -92,7 +96,7 @@ def _run(arm: tuple[str, ...], folder: Path) -> dict[str, Any]:
     if arm[0] == "peer":
         command = [str(train_step.REFERENCE), "benchmarks/score_peers.py", str(folder), *arm[1:]]
     else:
-        command = [sys.executable, "-m", "benchmarks.score", f"--ours={arm[1]}", f"--case={folder}"]
+        command = [sys.executable, "-m", "benchmarks.score", f"--case={folder}", "--ours", *arm[1:]]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"JAX_PLATFORMS": "cpu"}
     )
@@ -106,11 +110,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--responses", type=int, nargs="*", default=[2, 8])
-    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    parser.add_argument("--ours", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ours:
-        print(json.dumps(_ours(options.case, options.ours, 3)))
+        dtype, *shared = options.ours
+        print(json.dumps(_ours(options.case, dtype, int(shared[0]) if shared else 0, 3)))
         return
     if not train_step.REFERENCE.exists():
         parser.error(f"{train_step.REFERENCE} is missing: make reference")
@@ -125,6 +130,8 @@ def main() -> None:
                 train_step.write_scoring_case(Path(name), lengths(mix, responses))
                 best = 0.0
                 for arm, how in ARMS.items():
+                    if len(how) > 2 and responses <= 2:
+                        continue  # what all trees are
                     found = _run(how, Path(name))
                     rate = found["responses_per_second"]
                     best = max(best, rate) if how[0] == "peer" else best

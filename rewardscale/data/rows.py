@@ -7,6 +7,9 @@ where the prompt ends. Training puts the chosen response on the left, the reject
 
 Not shared, the prompt stands twice: [left response reversed | prompt | prompt | right response], two
 trees side by side.
+
+For scoring a tree may have branches, two more responses each: they follow it as trees without a prompt,
+[left response reversed | right response], and see its prompt beside their own interval.
 """
 
 import dataclasses
@@ -64,18 +67,22 @@ class Trees:
     Attributes:
       rows: corpus rows. left, right: response numbers; left may be ABSENT.
       skip: prompt tokens left out on the left (comparisons truncated to fit).
+      branch: None, or which branch of a tree each is. Number 0 is the tree itself; the others have no prompt, lie
+        after it in the same row, in the slots after its own, and see its prompt.
     """
 
     rows: np.ndarray
     left: np.ndarray
     right: np.ndarray
     skip: np.ndarray
+    branch: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: slice | np.ndarray) -> "Trees":
-        return Trees(self.rows[index], self.left[index], self.right[index], self.skip[index])
+        branch = None if self.branch is None else self.branch[index]
+        return Trees(self.rows[index], self.left[index], self.right[index], self.skip[index], branch)
 
     def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens of the left response, the prompt and the right response, int64 [n] each.
@@ -83,6 +90,8 @@ class Trees:
         `lengths` is the view's table [corpus rows, 1 + K].
         """
         prompt = lengths[self.rows, 0].astype(np.int64) - self.skip
+        if self.branch is not None:
+            prompt = np.where(self.branch > 0, 0, prompt)
         left = np.where(self.left == ABSENT, 0, lengths[self.rows, 1 + np.maximum(self.left, 0)]).astype(
             np.int64
         )
@@ -147,13 +156,15 @@ def assemble(
 
     Args:
       row, offset, slot: [n] where each tree lies (a PackingPlan's entries).
-      shared: whether a tree's responses share its prompt.
+      shared: whether a tree's responses share its prompt; a tree with branches must.
 
     Returns:
       tokens, positions, lo, hi: int32 [rows, row length]; padding attends to itself only.
       left_at, right_at: int32 [rows, slots], the tokens at which rewards are read (0 where there is none).
       segments: int32 [rows, slots, 3, 2], first token and number of tokens of left response, prompt, right response;
         not shared [rows, 2 slots, 3, 2], a tree's two halves side by side.
+      prefix: int32 [rows, row length, 2], if trees may have branches: the interval that a branch's tokens see beside
+        [lo, hi), 0 0 where there is none.
     """
     count, width = shape
     index = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
@@ -166,6 +177,8 @@ def assemble(
         "right_at": np.zeros((count, slots), np.int32),
         "segments": np.zeros((count, slots if shared else 2 * slots, 3, 2), np.int32),
     }
+    if trees.branch is not None:
+        out["prefix"] = np.zeros((*shape, 2), np.int32)
     if not len(trees):
         return out
     left, prompt, right = trees.sizes(lengths)
@@ -210,4 +223,8 @@ def assemble(
     ends = np.cumsum(table.reshape(len(trees), -1), 1).reshape(table.shape)
     parts = np.stack([offset[:, None, None] + ends - table, table], -1)
     out["segments"][row[:, None], len(halves) * slot[:, None] + np.arange(len(halves))] = parts
+    if trees.branch is not None:
+        seen = out["segments"][row, slot - trees.branch, 1] * (trees.branch > 0)[:, None]  # prompts
+        out["positions"].reshape(-1)[target] += spread(seen[:, 1])
+        out["prefix"].reshape(-1, 2)[target] = np.repeat(seen.cumsum(1), size, axis=0)
     return out

@@ -242,7 +242,7 @@ def dry_run(models: Sequence[Model], benchmarks: Sequence[Benchmark], absent: Ma
 
 
 def _tokens(groups: Sequence[Group], settings: Settings) -> int:
-    """Estimated from some of the groups, evenly taken: tokens that scoring computes, a prompt once for two answers."""
+    """Estimated from some of the groups, evenly taken: tokens that scoring computes, a prompt once."""
     chat = load_chat_tokenizer(model_folder(settings.model, settings.revision))
     some = groups[:: max(1, len(groups) // _SAMPLE)]
     text = [m.content for g in some for m in g.prompt] + [r for g in some for r in g.responses]

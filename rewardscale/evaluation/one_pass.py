@@ -350,7 +350,7 @@ class _Model:
 
     def tokens(self, ready: Ready) -> int:
         """That scoring computes."""
-        return sum(one.tokens for _, one in ready if not isinstance(one, DataError))
+        return self._scorer.tokens([one for _, one in ready if not isinstance(one, DataError)])
 
     def score(self, groups: Sequence[Group], ready: Ready, done: Callable[[int], None]) -> pl.DataFrame:
         """The chunk's part of the table."""

@@ -49,11 +49,10 @@ class Prepared:
         """Tokens of each conversation, prompt included, that are read."""
         return [len(self.encoded.prompt) - self.skip + len(response) for response in self.encoded.responses]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that scoring it computes, the prompt once for each two responses."""
-        responses = self.encoded.responses
-        return (len(self.encoded.prompt) - self.skip) * -(-len(responses) // 2) + sum(map(len, responses))
+    @functools.cached_property
+    def different(self) -> dict[tuple[int, ...], int]:
+        """The responses that are computed, each with its number: the same one twice is computed once."""
+        return {response: k for k, response in enumerate(dict.fromkeys(map(tuple, self.encoded.responses)))}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +66,7 @@ class RewardScorer:
       max_length: most tokens of a prompt with its longest response.
       ladder: the shapes in which it computes.
       label: the checkpoint's name of its one output.
+      responses_per_tree: most that share a computed prompt; 0 for any number.
     """
 
     name: str
@@ -78,6 +78,7 @@ class RewardScorer:
     max_length: int
     ladder: Ladder
     label: str
+    responses_per_tree: int = 0
 
     @classmethod
     def load(
@@ -227,35 +228,38 @@ class RewardScorer:
         """
         if not items:
             return []
-        # response -> its place among the different ones
-        places = [{response: k for k, response in enumerate(dict.fromkeys(map(tuple, item.encoded.responses)))}
-                  for item in items]  # fmt: skip
-        out = [np.full(len(place), np.nan, np.float32) for place in places]
-        table = tree_rows.TokenTable.of(
-            [[item.encoded.prompt, *place] for item, place in zip(items, places, strict=True)]
-        )
-        skip = np.array([item.skip for item in items], np.int64)
-        trees, sizes = trees_that_fit(table, skip, self.ladder.longest)
+        out = [np.full(len(item.different), np.nan, np.float32) for item in items]
+        table = tree_rows.TokenTable.of([[item.encoded.prompt, *item.different] for item in items])
+        trees, sizes = self._trees(items)
         waiting: collections.deque[tuple[Microbatch, tuple[jax.Array, jax.Array]]] = collections.deque()
-        for batch in deal(sizes, self.ladder):
+        for batch in deal(sizes, self.ladder, trees.branch):
             waiting.append((batch, self._call(table, trees, batch)))
             if len(waiting) > _IN_FLIGHT:
                 _collect(*waiting.popleft(), trees, sizes, out, done)
         while waiting:
             _collect(*waiting.popleft(), trees, sizes, out, done)
         return [
-            values[[place[tuple(response)] for response in item.encoded.responses]]
-            for item, place, values in zip(items, places, out, strict=True)
+            values[[item.different[tuple(response)] for response in item.encoded.responses]]
+            for item, values in zip(items, out, strict=True)
         ]
+
+    def tokens(self, items: Sequence[Prepared]) -> int:
+        """Tokens that scoring `items` computes, padding left out."""
+        return int(self._trees(items)[1].sum())
+
+    def _trees(self, items: Sequence[Prepared]) -> tuple[tree_rows.Trees, np.ndarray]:
+        """The trees of all different responses, and their sizes in tokens."""
+        prompts = [len(item.encoded.prompt) - item.skip for item in items]
+        responses = [[len(response) for response in item.different] for item in items]
+        skip = np.array([item.skip for item in items], np.int64)
+        return trees_that_fit(prompts, responses, skip, self.ladder, self.responses_per_tree)
 
     def warm_up(self) -> Iterable[Shape]:
         """Compiles the program of each shape, the largest first; yields each shape when it is ready."""
-        none = np.zeros(0, np.int64)
+        none, (trees, _) = np.zeros(0, np.int64), self._trees([])
         for shape in self.ladder.shapes:
             empty = Microbatch(shape, none, none, none, none)
-            jax.block_until_ready(
-                self._call(tree_rows.TokenTable.of([]), tree_rows.Trees(none, none, none, none), empty)
-            )
+            jax.block_until_ready(self._call(tree_rows.TokenTable.of([]), trees, empty))
             yield shape
 
     def _call(

@@ -181,7 +181,7 @@ class Service:
             if isinstance(one, DataError):
                 kind = "too_long" if str(one).startswith("too long") else "unprocessable"
                 raise RequestError(422, kind, f"item {number}: {one}" if wanted.named else str(one))
-        tokens = sum(one.tokens for one in prepared)
+        tokens = self.scorer.tokens(prepared)
         rewards = await self._scored(prepared, tokens, gone)
         body = wanted.answer(prepared, rewards)
         self.metrics.scored(wanted.rewards, tokens)

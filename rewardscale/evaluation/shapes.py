@@ -1,11 +1,15 @@
 """The few shapes in which a scorer computes, and which comparisons share them.
 
 A program is compiled for each shape (rows, row length), so their number is kept small: row lengths that halve
-from the longest conversation down, and for each of them two to four numbers of rows. Trees are packed by best
-fit, the longest first, into rows of the length at which a tree of that size costs the fewest operations.
+from the longest conversation down, and for each of them two to four numbers of rows. Responses to one prompt share
+a tree as far as that saves operations. Trees are packed by best fit, the longest first, into rows of the length at
+which a tree of that size costs the fewest operations.
 """
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,26 +17,21 @@ from rewardscale.data import rows as tree_rows
 from rewardscale.data.packing import pack
 
 _SHORTEST_ROW = 128
-_TOKENS_A_TREE = 16  # a row has room for one tree per so many of its tokens
+_TOKENS_A_SLOT = 16  # a row has one slot, for a tree or a branch, per so many of its tokens
 _STEP = 4  # numbers of rows grow by this factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Rows, tokens a row, and trees that a row has room for."""
+    """Rows, tokens a row, and the slots of a row."""
 
     rows: int
     length: int
 
     @property
     def slots(self) -> int:
-        """Trees that a row has room for."""
-        return trees_in(self.length)
-
-
-def trees_in(length: int) -> int:
-    """Trees that a row of `length` tokens has room for."""
-    return max(2, length // _TOKENS_A_TREE)
+        """Trees and branches that a row has room for."""
+        return self.length // _TOKENS_A_SLOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +57,23 @@ class Ladder:
         """Tokens of the longest row."""
         return self.lengths[-1]
 
-    def new_row(self, size: int, left: int) -> tuple[int, int]:
+    def operations(self, length: int) -> int:
+        """What a token of a row of `length` tokens costs, as a multiple of 4 width operations a layer.
+
+        About 24 width² operations a layer, and 4 length width in attention.
+        """
+        return 6 * self.width + length
+
+    def new_row(self, size: int, left: int) -> tuple[int, float]:
         """Tokens and trees that a row can hold that is opened for a tree of `size` when `left` trees like it are left.
 
-        A token costs about 24 width² operations a layer, and 4 length width in attention; a row's cost is shared
-        by the trees that it holds.
+        A row's cost is shared by the trees that it holds.
         """
 
         def cost(length: int) -> float:
-            return length * (6 * self.width + length) / min(length // size, trees_in(length), left)
+            return length * self.operations(length) / min(length // size, left)
 
-        best = min((n for n in self.lengths if n >= size), key=cost)
-        return best, trees_in(best)
+        return min((n for n in self.lengths if n >= size), key=cost), math.inf
 
     def microbatches(self, length: int, rows: int) -> list[int]:
         """Numbers of rows, each one of the ladder's, that hold `rows` rows of `length`; few of them stay empty."""
@@ -118,42 +122,88 @@ class Microbatch:
     slot: np.ndarray
 
 
-def deal(sizes: np.ndarray, ladder: Ladder) -> list[Microbatch]:
-    """Packs trees of `sizes` tokens (each at most ladder.longest) into microbatches, the longest rows first."""
-    row, offset, slot = (np.zeros(len(sizes), np.int64) for _ in range(3))
-    held = np.asarray(pack(sizes, ladder.new_row, row, offset, slot))
+def deal(sizes: np.ndarray, ladder: Ladder, branch: np.ndarray | None = None) -> list[Microbatch]:
+    """Packs trees of `sizes` tokens into microbatches, the longest rows first.
+
+    `branch` as of data/rows.py: a tree and the branches behind it, together at most ladder.longest, stay together.
+    """
+    branch = np.zeros(len(sizes), np.int64) if branch is None else branch
+    first = np.flatnonzero(branch == 0)
+    whole = np.cumsum(branch == 0) - 1  # which tree with its branches each is of
+    before = np.cumsum(sizes) - sizes
+    # A slot lies where its tokens begin, so no two are one where a tree takes its slots' tokens.
+    needed = np.maximum(np.bincount(whole, sizes), _TOKENS_A_SLOT * np.bincount(whole)).astype(np.int64)
+    row, offset, slot = (np.zeros(len(first), np.int64) for _ in range(3))
+    held = np.asarray(pack(needed, ladder.new_row, row, offset, slot))
+    slot = offset[whole] // _TOKENS_A_SLOT + branch
+    row, offset = row[whole], offset[whole] + before - before[first][whole]
     out = []
     for length in sorted(set(held.tolist()), reverse=True):
         mine = np.flatnonzero(held == length)  # rows of this length
         number = np.full(len(held), -1)
         number[mine] = np.arange(len(mine))
-        first = 0
+        done = 0
         for count in ladder.microbatches(length, len(mine)):
-            within = number[row] - first
+            within = number[row] - done
             trees = np.flatnonzero((number[row] >= 0) & (within >= 0) & (within < count))
             out.append(Microbatch(Shape(count, length), trees, within[trees], offset[trees], slot[trees]))
-            first += count
+            done += count
     return out
 
 
 def trees_that_fit(
-    table: tree_rows.TokenTable, skip: np.ndarray, longest: int
+    prompts: Sequence[int],
+    responses: Sequence[Sequence[int]],
+    skip: np.ndarray,
+    ladder: Ladder,
+    responses_per_tree: int = 0,
 ) -> tuple[tree_rows.Trees, np.ndarray]:
-    """All trees of the table's comparisons, and their sizes in tokens; two responses share one where it fits a row.
+    """All trees of comparisons, each with its branches behind it, and their sizes in tokens.
 
-    `skip` int64 [comparisons] are the prompt tokens to leave out.
+    Args:
+      prompts, responses: tokens of each comparison's prompt as it is computed, and of its responses.
+      skip: int64 [comparisons], as of data/rows.py.
+      responses_per_tree: most responses of one tree, its branches' with them; 0 for any number. With one or two there
+        are no branches.
     """
-    comparison, left, right = tree_rows.response_trees(table.lengths)
-    trees = tree_rows.Trees(comparison, left, right, skip[comparison])
-    split = (np.sum(trees.sizes(table.lengths), axis=0) > longest) & (left != tree_rows.ABSENT)
-    again = np.flatnonzero(split)
-    trees = tree_rows.Trees(
-        np.concatenate([comparison, comparison[again]]),
-        np.concatenate([np.where(split, tree_rows.ABSENT, left), np.full(len(again), tree_rows.ABSENT)]),
-        np.concatenate([right, left[again]]),
-        np.concatenate([trees.skip, trees.skip[again]]),
-    )
-    return trees, np.sum(trees.sizes(table.lengths), axis=0)
+    found: list[tuple[int, ...]] = []
+    for comparison, (prompt, sizes) in enumerate(zip(prompts, responses, strict=True)):
+        for held in _shared_out(prompt, sizes, ladder, responses_per_tree):
+            for branch, pair in enumerate(itertools.batched(held, 2)):
+                left, right = pair if len(pair) == 2 else (tree_rows.ABSENT, pair[0])
+                size = (0 if branch else prompt) + sum(sizes[k] for k in pair)
+                found.append((comparison, left, right, branch, size))
+    rows, left, right, branch, size = np.array(found, np.int64).reshape(-1, 5).T
+    branches = None if 0 < responses_per_tree <= 2 else branch
+    return tree_rows.Trees(rows, left, right, skip[rows], branches), size
+
+
+def _shared_out(prompt: int, sizes: Sequence[int], ladder: Ladder, most: int) -> list[list[int]]:
+    """Which of the responses of `sizes` tokens share a tree: as in the row length where all cost the fewest operations.
+
+    First fit, the longest first. A short tree computes the prompt again, a long one is seen by longer rows.
+    """
+    if len(sizes) == 1:
+        return [[0]]
+    order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
+    best: tuple[float, list[list[int]]] = (math.inf, [])
+    for length in reversed(ladder.lengths):
+        if prompt + sizes[order[0]] > length:
+            break
+        held: list[list[int]] = []
+        room: list[int] = []
+        limit = min(most or math.inf, 2 * (length // _TOKENS_A_SLOT))
+        for k in order:
+            fits = (t for t, free in enumerate(room) if sizes[k] <= free and len(held[t]) < limit)
+            tree = next(fits, len(held))
+            if tree == len(held):
+                held.append([])
+                room.append(length - prompt)
+            held[tree].append(k)
+            room[tree] -= sizes[k]
+        cost = (len(held) * prompt + sum(sizes)) * ladder.operations(length)
+        best = min(best, (cost, held), key=lambda found: found[0])
+    return best[1]
 
 
 def _round_up(n: int) -> int:

@@ -29,9 +29,8 @@ class Group:
 
     @functools.cached_property
     def characters(self) -> int:
-        """Of all texts, the prompt once for each two responses: about what scoring them costs."""
-        prompt = sum(len(m.content) for m in self.prompt)
-        return prompt * -(-len(self.responses) // 2) + sum(map(len, self.responses))
+        """Of all texts, the prompt once: about what scoring them costs."""
+        return sum(len(m.content) for m in self.prompt) + sum(map(len, self.responses))
 
     @functools.cached_property
     def longest(self) -> int:

@@ -1,7 +1,8 @@
 """Attention over key intervals: token i of a row attends to the keys [lo_i, hi_i) of that row.
 
 The tree of a pair and the packing of several trees in a row are both such intervals
-(data/rows.py). `dense` is the slow, obvious truth; faster paths are tested against it.
+(data/rows.py). The tokens of a tree's branches see its prompt beside it, a second interval: "prefix"
+[R, T, 2], empty for all others. `dense` is the slow, obvious truth; faster paths are tested against it.
 """
 
 import functools
@@ -83,42 +84,52 @@ def ordered(kind: str, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array
 
 
 def among_tokens(
-    kind: str, lo: jax.Array, hi: jax.Array, mesh: Mesh | None, segments: jax.Array | None = None
+    kind: str,
+    lo: jax.Array,
+    hi: jax.Array,
+    mesh: Mesh | None,
+    segments: jax.Array | None = None,
+    prefix: jax.Array | None = None,
 ) -> Attend:
-    """Attention of every token of a row over its interval of that row; `kind` as of `path`.
+    """Attention of every token of a row over its interval of that row, and its prefix; `kind` as of `path`.
 
-    lo, hi: int32 [R, T]. segments: [R, S, 3, 2], of a batch `ordered` for "cudnn", which needs them and no intervals.
+    lo, hi: int32 [R, T]. prefix: int32 [R, T, 2]; with it "splash" and "windowed" have no gradients. segments:
+    [R, S, 3 or 4, 2], of a batch `ordered` for "cudnn", which needs them and no intervals.
     """
-    length = lo.shape[1]
+    length, intervals = lo.shape[1], (lo, hi) if prefix is None else (lo, hi, prefix)
     if kind == "dense":
-        return at_queries(lo, hi, length)
+        return at_queries(lo, hi, length, prefix)
     if kind == "chunked":
-        return lambda q, k, v: checkpoint_name(chunked(q, k, v, lo, hi), splash.SAVED)
+        return lambda q, k, v: checkpoint_name(chunked(q, k, v, *intervals), splash.SAVED)
     if kind == "cudnn":
         assert segments is not None
         return lambda q, k, v: over_mesh(cudnn.attend, mesh, q, k, v, segments)
     if kind == "windowed":
-        return lambda q, k, v: checkpoint_name(over_mesh(windowed, mesh, q, k, v, lo, hi), splash.SAVED)
+        return lambda q, k, v: checkpoint_name(over_mesh(windowed, mesh, q, k, v, *intervals), splash.SAVED)
     kernel = functools.partial(splash.splash, interpret=platform(mesh) != "tpu")
-    return lambda q, k, v: over_mesh(kernel, mesh, q, k, v, lo, hi)
+    return lambda q, k, v: over_mesh(kernel, mesh, q, k, v, *intervals)
 
 
-def at_queries(lo: jax.Array, hi: jax.Array, keys: int | jax.Array) -> Attend:
-    """Dense attention of some queries, whose intervals are lo, hi [R, Q], over `keys` tokens.
+def at_queries(
+    lo: jax.Array, hi: jax.Array, keys: int | jax.Array, prefix: jax.Array | None = None
+) -> Attend:
+    """Dense attention of some queries, whose intervals are lo, hi [R, Q] and prefix [R, Q, 2], over `keys` tokens.
 
     Or over tokens in another order: `keys` [R, T] then names each as the intervals know it.
     """
-    mask = interval_mask(lo, hi, keys)
+    mask = interval_mask(lo, hi, keys, prefix)
     return lambda q, k, v: checkpoint_name(dense(q, k, v, mask), splash.SAVED)
 
 
 def _named_keys(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, keys: jax.Array
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, keys: jax.Array, prefix: jax.Array
 ) -> jax.Array:
-    return dense(q, k, v, interval_mask(lo, hi, keys))
+    return dense(q, k, v, interval_mask(lo, hi, keys, prefix))
 
 
-def chunked(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+def chunked(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array | None = None
+) -> jax.Array:
     """`dense` for QUERIES queries after the other; their scores are computed again in the backward pass."""
     rows, length = lo.shape
     count = -(-length // QUERIES)
@@ -127,15 +138,16 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Arr
         jnp.pad(q, (*over, (0, 0), (0, 0))),
         jnp.pad(lo, over),
         jnp.pad(hi, over, constant_values=1),  # the queries that pad see one key
+        *(() if prefix is None else (jnp.pad(prefix, (*over, (0, 0))),)),
     )
     parts = tuple(jnp.moveaxis(x.reshape(rows, count, QUERIES, *x.shape[2:]), 1, 0) for x in padded)
     wide = k.astype(jnp.float32), v.astype(jnp.float32)  # so that their gradients are summed in float32
 
     @jax.checkpoint
-    def one(part: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, lo, hi = part
+    def one(part: tuple[jax.Array, ...]) -> jax.Array:
+        q, lo, hi, *prefix = part
         k, v = (x.astype(q.dtype) for x in wide)
-        return dense(q, k, v, interval_mask(lo, hi, length))
+        return dense(q, k, v, interval_mask(lo, hi, length, *prefix))
 
     out = jnp.moveaxis(jax.lax.map(one, parts), 0, 1)
     return out.reshape(rows, count * QUERIES, *q.shape[2:])[:, :length]
@@ -173,10 +185,13 @@ def over_mesh(
     )(q, k, v, *of_rows)  # fmt: skip
 
 
-def interval_mask(lo: jax.Array, hi: jax.Array, keys: int | jax.Array) -> jax.Array:
-    """Boolean [R, Q, T] from lo, hi [R, Q]; `keys` is T, or the keys' names [R, T]."""
+def interval_mask(
+    lo: jax.Array, hi: jax.Array, keys: int | jax.Array, prefix: jax.Array | None = None
+) -> jax.Array:
+    """Boolean [R, Q, T] from lo, hi [R, Q] and prefix [R, Q, 2]; `keys` is T, or the keys' names [R, T]."""
     key = jnp.arange(keys) if isinstance(keys, int) else keys[:, None]
-    return (key >= lo[..., None]) & (key < hi[..., None])
+    mask = (key >= lo[..., None]) & (key < hi[..., None])
+    return mask if prefix is None else mask | interval_mask(prefix[..., 0], prefix[..., 1], keys)
 
 
 def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 The kernels take segments: a run of queries over a run of keys, causally or whole. A tree that lies as
 [prompt | left | right], both responses in reading order, is two calls: causal over [prompt | left] and over [right],
 and each right response whole over its prompt. A right token's two answers are merged by the logarithms of their sums of
-exponentials. Backward, both calls are given the merged answer and its logarithm: each then yields what its own keys
+exponentials. The branches of a tree (data/rows.py) are two causal segments each, and one with its right response in the
+whole call. Backward, both calls are given the merged answer and its logarithm: each then yields what its own keys
 add to the gradients (Dao 2023, FlashAttention-2, equations of the backward pass), and the parts are added.
 
 The one file that touches these primitives, which are not a public interface: the public one rounds the logarithms to
@@ -21,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from rewardscale.models.merging import merged
 from rewardscale.models.splash import SAVED
 
 OLDEST_JAX = (0, 11, 2)  # before it grouped queries met wrong keys (jax issue 39521)
 LARGEST_HEAD = 256
-Truth = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Truth = Callable[..., jax.Array]  # of q, k, v, lo, hi, keys, prefix
 
 
 class Segments(NamedTuple):
@@ -41,8 +43,9 @@ def prompt_first(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch (data/rows.py) with trees as [prompt | left | right], both responses in reading order.
 
     lo and hi go with their tokens and name keys by where they lay before, which "keys" [R, T] tells of each place;
-    "segments" are those of prompt, left, right where they lie now. Needs slots in the order of their trees in the row,
-    as packing fills them.
+    "segments" are those of prompt, left, right where they lie now, and where the batch has "prefix" a fourth, of all
+    branches that see this prompt. Needs slots in the order of their trees in the row, as packing fills them, and a
+    tree's branches behind it without a gap.
     """
     start = batch["segments"][:, :, 0, 0]
     left, prompt, right = (batch["segments"][:, :, part, 1] for part in range(3))
@@ -55,29 +58,47 @@ def prompt_first(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     within = place - of_tree(start)
     before = jnp.where(within < of_tree(prompt), of_tree(left) + within, of_tree(left + prompt) - 1 - within)
     keys = jnp.where(moved.any(1), of_tree(start) + before, place)
-    starts = jnp.stack([start, start + prompt, start + prompt + left], -1)
-    sizes = jnp.stack([prompt, left, right], -1)
+    starts = [start, start + prompt, start + prompt + left]
+    sizes = [prompt, left, right]
+    if "prefix" in batch:
+        starts.append(start + prompt + left + right)
+        sizes.append(_of_branches(batch))
+    segments = jnp.stack(starts, -1), jnp.stack(sizes, -1)
+    carried = {n: jnp.take_along_axis(batch[n], keys, axis=1) for n in ("tokens", "positions", "lo", "hi")}
+    if "prefix" in batch:
+        carried["prefix"] = jnp.take_along_axis(batch["prefix"], keys[..., None], axis=1)
     return {
         **batch,
-        **{n: jnp.take_along_axis(batch[n], keys, axis=1) for n in ("tokens", "positions", "lo", "hi")},
+        **carried,
         "keys": keys,
         "left_at": jnp.where(left > 0, start + prompt + left - 1, 0),
-        "segments": jnp.stack([starts, sizes], -1),
+        "segments": jnp.stack(segments, -1),
     }
 
 
+def _of_branches(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Tokens of all branches of each tree, [R, S]."""
+    start, size = batch["segments"][..., 0, 0], batch["segments"][..., 1]
+    first, end = (jnp.take_along_axis(batch["prefix"][..., i], start, axis=1) for i in (0, 1))
+    prompt = batch["segments"][..., 1, 0]
+    mine = (prompt[..., None] == first[:, None]) & (end > first)[:, None]  # [R, S trees, S branches]
+    return jnp.where(mine & (size[..., 1, None] > 0), size.sum(-1)[:, None], 0).sum(-1)
+
+
 def calls(segments: jax.Array) -> tuple[Segments, Segments]:
-    """The causal call [R, 2S] and the whole one [R, S + 1], of segments [R, S, 3, 2] of prompt, left and right.
+    """The causal call [R, 2S] and the whole one [R, S + 1], of segments [R, S, 3 or 4, 2] as of `prompt_first`.
 
     The last of the whole one is always absent: of a single segment the primitives would forget where it begins.
     """
-    (prompt, _, right), (p, left, r) = (jnp.moveaxis(segments[..., i], -1, 0) for i in (0, 1))
+    (prompt, _, right), (p, left, r) = (jnp.moveaxis(segments[:, :, :3, i], -1, 0) for i in (0, 1))
 
     def in_turn(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.stack([a, b], -1).reshape(a.shape[0], -1)
 
     start, size = in_turn(prompt, right), in_turn(p + left, r)
     both = (p > 0) & (r > 0)
+    if segments.shape[2] > 3:
+        r = r + segments[:, :, 3, 1]  # with the branches behind it: a prompt is of one segment alone
     whole = (jnp.where(both, x, 0) for x in (right, r, prompt, p))
     return Segments(start, size, start, size), Segments(*(jnp.pad(x, ((0, 0), (0, 1))) for x in whole))
 
@@ -88,7 +109,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax
 
     Args:
       q: [R, T, H, d]. k, v: [R, T, K, d]; query head h reads key/value head h // (H / K).
-      segments: int32 [R, S, 3, 2], as of `prompt_first`.
+      segments: int32 [R, S, 3 or 4, 2], as of `prompt_first`.
 
     Returns: [R, T, H, d].
     """
@@ -99,9 +120,8 @@ def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arra
     causal, whole = calls(segments)
     own, own_log = _answer(q, k, v, causal, causal=True, outside=0.0)
     more, more_log = _answer(q, k, v, whole, causal=False, outside=-jnp.inf)
-    log = jnp.logaddexp(own_log, more_log)
-    merged = jnp.exp(own_log - log)[..., None] * own + jnp.exp(more_log - log)[..., None] * more
-    out, log = checkpoint_name(merged.astype(q.dtype), SAVED), checkpoint_name(log, SAVED)
+    both, log = merged(own, own_log, more, more_log)
+    out, log = checkpoint_name(both.astype(q.dtype), SAVED), checkpoint_name(log, SAVED)
     return out, (q, k, v, segments, out, log)
 
 
@@ -236,8 +256,8 @@ def refusal(device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int, t
 def failure(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
     """What is wrong with these kernels on `device` by a test with small trees, once a process; "" if nothing.
 
-    Outputs and gradients must be those of `truth`(q, k, v, lo, hi, keys), computed in float32; and when one tree is
-    replaced, the other trees' outputs may not move at all, nor their gradients beyond the kernels' own noise.
+    Outputs and gradients must be those of `truth`(q, k, v, lo, hi, keys, prefix), computed in float32; and when one
+    tree is replaced, the other trees' outputs may not move at all, nor their gradients beyond the kernels' own noise.
     """
     # It may be asked for while a function is traced here, of which another thread knows nothing.
     with concurrent.futures.ThreadPoolExecutor(1) as apart:
@@ -255,7 +275,7 @@ def _tested(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, he
         shapes = [(*batch["tokens"].shape, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
         plain = [jnp.asarray(random.normal(size=shape) * ~padding, dtype) for shape in shapes]
         moved = [jnp.where(first, 4 * x[::-1, ::-1], x) for x in plain[:3]] + plain[3:]
-        told, segments = [batch[name] for name in ("lo", "hi", "keys")], batch["segments"]
+        told, segments = [batch[name] for name in ("lo", "hi", "keys", "prefix")], batch["segments"]
         before, after = map(_both_ways(lambda *qkv: attend(*qkv, segments)), (plain, moved))
         with jax.default_matmul_precision("highest"):
             wide = ([x.astype(jnp.float32) for x in arrays] for arrays in (plain, moved))
@@ -273,16 +293,23 @@ def _tested(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, he
 
 
 def _sample() -> dict[str, np.ndarray]:
-    """Two rows of trees, one of them without a left response, and padding; tokens are their tree's number from 1."""
-    trees = (((37, 61, 70), (0, 33, 20), (17, 1, 64)), ((90, 130, 1), (1, 7, 129)))  # left, prompt, right
+    """Two rows of trees, one of them without a left response, one with a branch, and padding.
+
+    Tokens are their tree's number from 1.
+    """
+    # left, prompt, right; a branch has no prompt
+    trees = (((37, 61, 70), (0, 33, 20), (17, 1, 64)), ((90, 130, 1), (1, 7, 129), (9, 0, 14)))
     index = np.tile(np.arange(384, dtype=np.int32), (len(trees), 1))
     out = {"tokens": 0 * index, "positions": 0 * index, "lo": index.copy(), "hi": index + 1}
+    out["prefix"] = np.zeros((*index.shape, 2), np.int32)
     segments, number = np.zeros((len(trees), 3, 3, 2), np.int32), 0
     for row, sizes in enumerate(trees):
         at = 0
         for slot, (left, prompt, right) in enumerate(sizes):
-            number, p0, p1 = number + 1, at + left, at + left + prompt
+            number, p0, p1 = number + (prompt > 0), at + left, at + left + prompt
             out["tokens"][row, at : p1 + right] = number
+            if not prompt:
+                out["prefix"][row, at : p1 + right] = segments[row, slot - 1, 1].cumsum()
             out["hi"][row, at:p0], out["lo"][row, p0 : p1 + right] = p1, p0
             segments[row, slot] = (at, left), (p0, prompt), (p1, right)
             at = p1 + right

@@ -216,22 +216,27 @@ def rewards(
     Args:
       batch: tokens, positions, lo, hi int32 [R, T]; left_at, right_at int32 [R, S] (data/rows.py). A path of
         attention that wants another order of tokens takes it here, once, and needs `segments` [R, S, 3, 2] too.
+        Where trees have branches also prefix [R, T, 2].
       mesh: what rows and parameters are spread over, if it has more than one device.
 
     Returns:
       Two float32 arrays [R, S]; entries of absent trees or responses are meaningless and finite.
+
+    Raises ConfigError for branches if gradients are wanted of a path that has none.
     """
     model, keep = module(config, params), constrain_rows(mesh)
     kind = path(options.attention, config, options.dtype, batch["tokens"].shape, mesh)
+    if kind in ("splash", "windowed") and "prefix" in batch and options.differentiated:
+        raise ConfigError(f"attention={kind!r} has no gradients of trees with branches: they are for scoring")
     batch = ordered(kind, batch)
     x = keep(embed(model.embedding[...], batch["tokens"], options.dtype, mesh))
     index = jnp.concatenate([batch["left_at"], batch["right_at"]], -1)  # [R, 2S]
 
     def pick(values: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(values, index, axis=1)
+        return jnp.take_along_axis(values, index.reshape(*index.shape, *[1] * (values.ndim - 2)), axis=1)
 
     turn = jax.lax.optimization_barrier(rotary(batch["positions"], config))  # once, not in every layer
-    attend = among_tokens(kind, batch["lo"], batch["hi"], mesh, batch.get("segments"))
+    attend = among_tokens(kind, batch["lo"], batch["hi"], mesh, batch.get("segments"), batch.get("prefix"))
     pin, multiply = pin_parameters(mesh), products.choose(platform(mesh), options.dtype)
 
     def forward(x: jax.Array, block: Block) -> jax.Array:
@@ -243,7 +248,8 @@ def rewards(
     else:
         last = jax.tree.map(lambda p: p[-1], model.blocks)
         index_turn = rotary(pick(batch["positions"]), config)
-        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), batch.get("keys", x.shape[1]))
+        prefix = pick(batch["prefix"]) if "prefix" in batch else None
+        index_attend = at_queries(pick(batch["lo"]), pick(batch["hi"]), batch.get("keys", x.shape[1]), prefix)
         x = pin(last).at(x, turn, index_attend, index, index_turn, multiply)
     x = model.norm(keep(x).astype(jnp.float32))
     out = keep(jnp.einsum("rqd,d->rq", x, model.head[...], precision="highest"))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
+from rewardscale.models.merging import merged
+
 LONGEST = 1 << 16  # tokens a call: an interval's two ends share one 32-bit integer
 LANES = 128  # blocks are multiples of a TPU register's width
 _LARGEST_BLOCK = 512
@@ -20,13 +22,16 @@ SAVED = "attention"  # name of what attention returns, for checkpoint policies
 
 
 def splash(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, *, interpret: bool
-) -> jax.Array:
-    """Softmax attention of token i of a row over the keys [lo_i, hi_i) of that row.
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array | None = None,
+    *, interpret: bool,
+) -> jax.Array:  # fmt: skip
+    """Softmax attention of token i of a row over the keys [lo_i, hi_i) of that row, and those of its prefix.
 
     Args:
       q: [R, T, H, d]. k, v: [R, T, K, d]; query head h reads key/value head h // (H / K).
       lo, hi: int32 [R, T], no interval empty. interpret: run the kernel's body as plain JAX (any backend, slow).
+      prefix: int32 [R, T, 2], a second interval apart from the first; it may be empty. It takes a second call of the
+        kernel, and there is no backward pass.
 
     Returns: [R, T, H, d]. Raises ValueError if T exceeds LONGEST.
     """
@@ -38,9 +43,11 @@ def splash(
         q, k, v = (jnp.pad(x, ((0, 0), (0, padded - length), (0, 0), (0, 0))) for x in (q, k, v))
         own = jnp.broadcast_to(jnp.arange(length, padded, dtype=jnp.int32), (rows, padded - length))
         lo, hi = jnp.concatenate([lo, own], 1), jnp.concatenate([hi, own + 1], 1)
+        prefix = prefix if prefix is None else jnp.pad(prefix, ((0, 0), (0, padded - length), (0, 0)))
     scaled = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
     at_once = max(n for n in range(1, rows + 1) if (rows % n == 0 and n * padded <= LONGEST) or n == 1)
-    grouped = tuple(x.reshape(rows // at_once, at_once, *x.shape[1:]) for x in (scaled, k, v, lo, hi))
+    arrays = (scaled, k, v, lo, hi) if prefix is None else (scaled, k, v, lo, hi, prefix)
+    grouped = tuple(x.reshape(rows // at_once, at_once, *x.shape[1:]) for x in arrays)
     if at_once == rows:
         out = _rows(*(x[0] for x in grouped), interpret=interpret)
     else:
@@ -49,9 +56,34 @@ def splash(
 
 
 def _rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, *, interpret: bool
-) -> jax.Array:
-    """One kernel call over whole rows; R T is at most LONGEST and T a multiple of LANES."""
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array | None = None,
+    *, interpret: bool,
+) -> jax.Array:  # fmt: skip
+    """Whole rows at once; R T is at most LONGEST and T a multiple of LANES."""
+    if prefix is None:
+        return _call(q, k, v, lo, hi, interpret=interpret, residuals=False)[0]
+    start, end = prefix[..., 0], prefix[..., 1]
+    some = end > start
+    # Where there is no key: from T - 1 on and before 1, ends that widen no block's span.
+    start, end = jnp.where(some, start, lo.shape[1] - 1), jnp.where(some, end, 1)
+    own, log = _call(q, k, v, lo, hi, interpret=interpret, residuals=True)
+    more, more_log = _call(q, k, v, start, end, interpret=interpret, residuals=True)
+    more = jnp.where(some[..., None, None], more, 0)  # a block of queries that meets no key is not finite
+    both, _ = merged(own, log, more, jnp.where(some[..., None], more_log, -jnp.inf))
+    return both.astype(q.dtype)
+
+
+def _call(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lo: jax.Array,
+    hi: jax.Array,
+    *,
+    interpret: bool,
+    residuals: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """One kernel call, [R, T, H, d]; with `residuals` also log-sum-exp of scores [R, T, H], and no backward pass."""
     rows, length = lo.shape
     block = max(b for b in range(LANES, _LARGEST_BLOCK + 1, LANES) if length % b == 0)
     by_query, by_key = block_tables(lo, hi, block)
@@ -61,7 +93,7 @@ def _rows(
             block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
         ),
         is_mqa=False,
-        save_residuals=False,
+        save_residuals=residuals,
         mask_value=kernels.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
         residual_checkpoint_name=SAVED,
@@ -69,9 +101,9 @@ def _rows(
         interpret=interpret,
     )  # fmt: skip
     by_head = (x.reshape(rows * length, *x.shape[2:]).swapaxes(0, 1) for x in (q, k, v))
-    out = kernel(*by_head)
-    assert isinstance(out, jax.Array)  # and not a pair with residuals
-    return out.swapaxes(0, 1).reshape(q.shape)
+    found = kernel(*by_head)
+    out, (log,) = found if isinstance(found, tuple) else (found, (jnp.zeros(0),))
+    return out.swapaxes(0, 1).reshape(q.shape), log.T.reshape(q.shape[:3] if residuals else 0)
 
 
 def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> tuple[MaskInfo, MaskInfo]:

@@ -12,17 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rewardscale.models.merging import merged
 from rewardscale.models.products import summed, transposed
 
 QUERIES = 128  # a block
 SIZES = (2, 3, 4, 6, 8, 12)  # blocks of keys a window; beyond these it is the whole row
 
 
-def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> jax.Array:
+def windowed(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array | None = None
+) -> jax.Array:
     """Attention of q [R, T, H, d] over k, v [R, T, K, d], query i over the keys [lo_i, hi_i): like q.
 
     Args:
       lo, hi: int32 [R, T]; each query must see at least one key.
+      prefix: int32 [R, T, 2], a second interval apart from the first; it may be empty.
     """
     rows, length, heads, dim = q.shape
     kv, blocks = k.shape[2], -(-length // QUERIES)
@@ -32,7 +36,12 @@ def windowed(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Ar
     # [R * blocks, K, heads a key head * QUERIES, d]: blocks of one row side by side, query heads with their key head
     q = q.reshape(rows, blocks, QUERIES, kv, heads // kv, dim).transpose(0, 1, 3, 4, 2, 5)
     q = q.reshape(rows * blocks, kv, -1, dim)
-    out = _blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), lo, hi)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    if prefix is None:
+        out = _blocks(q, k, v, lo, hi)
+    else:
+        prefix = jnp.pad(prefix, (*over, (0, 0))).reshape(rows * blocks, QUERIES, 2)
+        out = _with_prefix(q, k, v, lo, hi, prefix)
     out = out.reshape(rows, blocks, kv, heads // kv, QUERIES, dim).transpose(0, 1, 4, 2, 3, 5)
     return out.reshape(rows, blocks * QUERIES, heads, dim)[:, :length]
 
@@ -64,6 +73,24 @@ def _each(lo: jax.Array, hi: jax.Array, length: int, carry: Any, body: Callable[
         carry = jax.lax.fori_loop(begin, end, one, carry)
         begin = end
     return carry
+
+
+def _with_prefix(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array
+) -> jax.Array:
+    """`_blocks` over two intervals a query, prefix [B, QUERIES, 2], each of them in windows of its own."""
+    own, (*_, log) = _forward(q, k, v, lo, hi)
+    some = prefix[..., 1] > prefix[..., 0]
+    # Where there is no key, ends that widen no window.
+    start, end = jnp.where(some, prefix[..., 0], k.shape[2]), jnp.where(some, prefix[..., 1], 0)
+
+    def with_more(own: jax.Array) -> jax.Array:
+        more, (*_, more_log) = _forward(q, k, v, start, end)
+        more_log = jnp.where(some[:, None, None], more_log, -jnp.inf)
+        flat = (x.reshape(q.shape[:-1]) for x in (log, more_log))
+        return merged(own, next(flat), more, next(flat))[0].astype(q.dtype)
+
+    return jax.lax.cond(some.any(), with_more, lambda own: own, own)
 
 
 @jax.custom_vjp

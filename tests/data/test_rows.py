@@ -1,5 +1,7 @@
 """rows.assemble against a slow twin that places one token at a time and spells out what it may see."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from rewardscale.data.packing import make_plan
 from rewardscale.data.rows import ABSENT, TokenTable, Trees, assemble, fit_to, pair_trees
 from rewardscale.data.templates import word_tokenizer
 from rewardscale.data.tokenised import TokenStore, build_view
+from tests.models import branched
 
 WIDTH = 48
 
@@ -172,6 +175,39 @@ def test_a_table_in_memory_gives_what_a_view_gives(stored):
     )
     for name, values in expected.items():
         np.testing.assert_array_equal(ours[name], values, err_msg=name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(branched.trees(9, 6, 9), st.integers(0, 9))
+def test_tokens_of_branches_see_their_conversation_and_nothing_else(rows, seed):
+    made = branched.assembled(rows, WIDTH, 8, seed)
+    batch, used = made.batch, np.zeros((2, WIDTH), bool)
+    assert all(array.dtype == np.int32 for array in batch.values())
+    for number, conversation in enumerate(made.sequences()):
+        row, places = made.where(number)
+        used[row, places] = True
+        read = batch[("left_at", "right_at")[made.side[number]]][row, made.slot[number]]
+        assert read == places[0 if made.side[number] == 0 else -1]
+        assert batch["positions"][row, read] == len(conversation) - 1
+        for place in places:
+            seen = {*range(batch["lo"][row, place], batch["hi"][row, place])}
+            seen |= {*range(*batch["prefix"][row, place])}
+            text = sorted((batch["positions"][row, key], batch["tokens"][row, key]) for key in seen)
+            assert text == list(enumerate(conversation[: batch["positions"][row, place] + 1]))
+    assert not batch["prefix"][~used].any()  # none of prompts and padding
+
+
+def test_trees_without_branches_are_what_they_were(stored):
+    view, store, _ = stored
+    trees = pair_trees(np.arange(3), np.ones(3), np.zeros(3))
+    places = (3 * np.arange(3) % 2, 24 * np.arange(3) // 2, np.array([0, 0, 1]))
+    one, other = (
+        assemble(store, view.lengths, made, *places, shape=(2, WIDTH), slots=2)
+        for made in (trees, dataclasses.replace(trees, branch=np.zeros(3, np.int64)))
+    )
+    assert not other.pop("prefix").any() and one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name])
 
 
 def test_no_trees_make_inert_rows(stored):

@@ -1,6 +1,7 @@
 """A loaded reward model: rewards do not depend on company, and equal the plain decoder's on whole conversations."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.data.records import parse_item
-from rewardscale.data.rows import TokenTable
+from rewardscale.data.rows import ABSENT, TokenTable
 from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer
 from rewardscale.evaluation.shapes import deal, make_ladder, trees_that_fit
 from tests import scoring_small
@@ -89,6 +90,49 @@ def test_responses_that_share_no_row_are_scored_apart(directory: Path, scorer: R
         for response in (f"{long} tea", f"{long} dogs", "no")
     ]
     np.testing.assert_allclose(scorer.score([item])[0], apart, atol=1e-5)
+
+
+def test_any_number_of_responses_has_the_rewards_that_they_have_alone(
+    directory: Path, scorer: RewardScorer
+) -> None:
+    random = np.random.default_rng(3)
+    items = []
+    for many in (1, 2, 3, 8, 33):
+        prompt = [{"role": "user", "content": scoring_small.text(random, 20, 30)}]
+        items.append((prompt, [f"{scoring_small.text(random, 1, 12)} {k}" for k in range(many)]))
+    together = prepared(scorer, items)
+    computed: list[int] = []
+    found = scorer.score(together, done=computed.append)
+    assert sum(computed) == scorer.tokens(together)
+    whole = [
+        scorer.chat.encode([*prompt, {"role": "assistant", "content": response}])
+        for prompt, responses in items
+        for response in responses
+    ]
+    expected = scoring_small.plain_rewards(directory, whole)
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-5, rtol=1e-5)
+    for item, rewards in zip(together, found, strict=True):
+        np.testing.assert_allclose(scorer.score([item])[0], rewards, atol=1e-5)
+    pairs = dataclasses.replace(scorer, responses_per_tree=2)
+    for one, other in zip(pairs.score(together), found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_tokens_are_those_that_are_computed(scorer: RewardScorer) -> None:
+    prompt = [{"role": "user", "content": "tea and coffee " * 20}]
+    responses = [f"{k} warms" for k in range(8)]
+    (item,) = prepared(scorer, [(prompt, [*responses, *responses[:3]])])
+    long, short = len(item.encoded.prompt), sum(map(len, item.encoded.responses[:8]))
+    assert scorer.tokens([item]) == long + short  # the prompt once, and what is there twice once
+    assert dataclasses.replace(scorer, responses_per_tree=2).tokens([item]) == 4 * long + short
+    many = prepared(scorer, [(prompt, [f"{responses[k % 8]} {k}" for k in range(60)])])[0]
+    short = sum(map(len, many.encoded.responses))
+    copies, rest = divmod(scorer.tokens([many]) - short, long)
+    assert (
+        long + short > scorer.ladder.longest and rest == 0
+    )  # it is split, and the prompt computed for each part
+    assert copies == -(-short // (scorer.ladder.longest - long))
+    assert scorer.tokens([item, many]) == scorer.tokens([item]) + scorer.tokens([many])
 
 
 def test_what_is_too_long_is_refused_or_loses_the_oldest_of_its_prompt(scorer: RewardScorer) -> None:
@@ -249,21 +293,62 @@ def test_every_tree_has_a_place_of_its_own(sizes, batch_tokens, width, multiple)
     assert (seen == 1).all()
 
 
-@given(st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=6), min_size=1, max_size=8), st.data())
-def test_two_responses_share_a_tree_only_where_it_fits(lengths, data) -> None:
-    table = TokenTable.of([[[7] * n for n in parts] for parts in lengths])
-    skip = np.array([data.draw(st.integers(0, parts[0] - 1)) for parts in lengths])
-    longest = max(p[0] - s + max(p[1:]) for p, s in zip(lengths, skip, strict=True))
-    trees, sizes = trees_that_fit(table, skip, longest)
-    assert sizes.max() <= longest
-    responses = sorted(
-        (int(c), int(k))
-        for side in (trees.left, trees.right)
-        for c, k in zip(trees.rows, side, strict=True)
-        if k >= 0
-    )
-    assert responses == [(c, k) for c, parts in enumerate(lengths) for k in range(len(parts) - 1)]
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 200), st.lists(st.integers(1, 100), min_size=1, max_size=40)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([0, 1, 2, 3, 8]),
+    st.sampled_from([64, 4096]),
+)
+def test_responses_share_trees_that_fit_and_each_is_placed_once(comparisons, most, width) -> None:
+    ladder = make_ladder(300, 2048, width=width)
+    prompts, responses = zip(*comparisons, strict=True)
+    skip = np.arange(len(comparisons))
+    trees, sizes = trees_that_fit(prompts, responses, skip, ladder, most)
     np.testing.assert_array_equal(trees.skip, skip[trees.rows])
+    branch = np.zeros(len(trees), int) if trees.branch is None else trees.branch
+    assert (trees.branch is None) == (most in (1, 2))
+    placed = [(int(c), int(k)) for side in (trees.left, trees.right) for c, k in zip(trees.rows, side, strict=True)
+              if k != ABSENT]  # fmt: skip
+    assert sorted(placed) == [(c, k) for c, (_, some) in enumerate(comparisons) for k in range(len(some))]
+    for tree in np.split(np.arange(len(trees)), np.flatnonzero(branch == 0)[1:]):
+        assert branch[tree].tolist() == list(range(len(tree))) and len(set(trees.rows[tree])) == 1
+        held = (trees.left[tree] != ABSENT).sum() + len(tree)
+        assert sizes[tree].sum() <= ladder.longest and held <= (most or held)
+    table = TokenTable.of([[[1] * p, *([2] * n for n in some)] for p, some in comparisons])
+    unskipped = dataclasses.replace(trees, skip=0 * trees.skip)
+    np.testing.assert_array_equal(sizes, np.sum(unskipped.sizes(table.lengths), axis=0))
+    seen = np.zeros(len(sizes), int)
+    for batch in deal(sizes, ladder, trees.branch):
+        taken = np.zeros((batch.shape.rows, batch.shape.length), int)
+        for tree, row, offset in zip(batch.trees, batch.row, batch.offset, strict=True):
+            taken[row, offset : offset + sizes[tree]] += 1
+            seen[tree] += 1
+        assert taken.max() <= 1
+        order = np.lexsort((batch.offset, batch.row))
+        slots, rows = batch.slot[order], batch.row[order]
+        assert (np.diff(slots)[np.diff(rows) == 0] > 0).all() and slots.max() < batch.shape.slots
+        for a, b in itertools.pairwise(order):
+            if branch[batch.trees[b]]:  # it lies right behind what it is of
+                assert batch.trees[b] == batch.trees[a] + 1 and batch.row[a] == batch.row[b]
+                assert batch.slot[b] == batch.slot[a] + 1
+                assert batch.offset[b] == batch.offset[a] + sizes[batch.trees[a]]
+    assert (seen == 1).all()
+
+
+def test_responses_share_a_tree_where_that_saves_operations() -> None:
+    ladder = make_ladder(1024, 8192, width=512)
+
+    def trees(prompt: int, *responses: int) -> int:
+        return int((trees_that_fit([prompt], [responses], np.zeros(1, int), ladder)[0].branch == 0).sum())  # type: ignore[union-attr]
+
+    assert trees(400, *[60] * 8) == 1  # eight rows of 512 would compute the prompt eight times
+    assert trees(400, *[60] * 16) == 2  # 624 tokens beside the prompt in the longest row
+    assert trees(4, *[120] * 8) == 8  # a prompt that is not worth rows in which attention costs more
+    assert trees(900, 120, 120) == 2
 
 
 def test_long_batches_waste_little() -> None:

@@ -261,7 +261,7 @@ def test_metrics_count_what_was_done(running: Running) -> None:
     assert running.post("/score", {"prompt": "tea " * 300, "responses": ["a"]}).status_code == 422
     after = [running.metric(name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)][:3] == [3, 1, 1]
-    assert 0 < after[3] - before[3] < tokens  # the shared prompt is computed once for two responses
+    assert 0 < after[3] - before[3] < tokens  # the shared prompt is computed once
     assert running.metric("rewardscale_in_progress") == running.metric("rewardscale_queue_tokens") == 0
     assert running.metric("rewardscale_batch_tokens_count") > 0
 

@@ -105,7 +105,7 @@ def both_paths(heads: int, kv: int, dtype: str) -> Any:
 
         segments = batch["segments"]
         ours = attention.among_tokens("cudnn", batch["lo"], batch["hi"], None, segments)
-        dense = attention.at_queries(batch["lo"], batch["hi"], batch["keys"])
+        dense = attention.at_queries(batch["lo"], batch["hi"], batch["keys"], batch.get("prefix"))
         narrow = [x.astype(dtype) for x in arrays[:3]]
         outside = jnp.where(trees, 0, ours(*narrow))
         return gradients(ours, *narrow), gradients(dense, *(x.astype(jnp.float32) for x in narrow)), outside
