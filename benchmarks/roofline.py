@@ -22,13 +22,7 @@ BACKBONES = ("qwen3-0.6b", "qwen3-1.7b", "llama3.2-1b", "llama3.1-8b", "qwen3-8b
 
 def pair_flops(model: ModelConfig, table: np.ndarray, *, shared: bool = True) -> float:
     """Mean operations of a pair, forward and backward."""
-    prompt, chosen, rejected = table.T
-    if shared:
-        tokens, keys = table.sum(1), flops.tree_keys(prompt, chosen, rejected)
-    else:
-        tokens = 2 * prompt + chosen + rejected
-        keys = flops.tree_keys(prompt, chosen) + flops.tree_keys(prompt, rejected)
-    return flops.training_flops(model, tokens=float(tokens.mean()), keys=float(keys.mean()))
+    return float(flops.pair_flops(model, *table.T.astype(float), shared=shared).mean())
 
 
 def last_layer(model: ModelConfig) -> float:
