@@ -8,9 +8,12 @@ written, bfloat16 weights written; and the pairs a step from which operations, a
 those bytes at its bandwidth. Below that a step costs the same with fewer pairs.
 """
 
+import argparse
+
 import numpy as np
 
 from benchmarks import input as mixes
+from benchmarks import machine
 from rewardscale import flops
 from rewardscale.config import ModelConfig
 from rewardscale.models import presets
@@ -39,6 +42,11 @@ def step_bytes(model: ModelConfig) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    print(machine.heading("numpy"))
     chips = " | ".join(f"pairs, {chip}" for chip in CHIPS)
     print(f"| backbone | lengths | GFLOP a pair | prompts apart | last layer saves | {chips} |")
     print("|---|---|---|---|---|" + "---|" * len(CHIPS))

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks import machine
 from rewardscale import mesh
 from rewardscale.data import pipeline
 from rewardscale.data.subsets import subset
@@ -106,6 +107,7 @@ def main() -> None:
                 )
             print(json.dumps(steps))
             return
+        print(machine.heading("jax", "jaxlib", "numpy"))
         print(
             "| model | "
             + " | ".join(c.name for c in CHOICES)
