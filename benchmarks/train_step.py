@@ -12,10 +12,10 @@ pairs (--real, --view). A step is 64 pairs: forward, backward, clipping and Adam
 with the whole machine; what is printed is the median of three passes over the pairs, what compiles having been
 compiled in a pass before. Rows are the same on both sides: "packed" computes each prompt twice, "shared" once.
 
-What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all that stands above it:
+What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all that stands above it but for "padded":
 
-    padded          a pair a row, rows of like length together, padded to a few widths; attention over whole rows
-    packed          pairs packed into rows of one length
+    packed          pairs packed into rows of one length; attention over whole rows
+    padded          instead a pair a row, rows of like length together, padded to a few widths
     + windows       attention computes windows of keys (models/windowed.py); on a GPU "+ kernels" instead: --attention
     + head          and a vocabulary head for every token, thrown away: forward alone, as on top of a language model
     + pruned        without that head; the last layer at the reward tokens alone
@@ -117,7 +117,8 @@ def _peers() -> list[Arm]:
 
 
 def _ours(attention: str) -> list[Arm]:
-    base = {"layout": "separate", "attention": "dense", "prune": False, "dtype": "float32", "head": False}
+    plain = "dense" if attention == "windowed" else "chunked"  # all scores of long rows fit no GPU
+    base = {"layout": "separate", "attention": plain, "prune": False, "dtype": "float32", "head": False}
     quick = base | {"attention": attention}
     name = "+ windows" if attention == "windowed" else "+ kernels"
     made = [
