@@ -201,7 +201,7 @@ def _block(
     """
     table, ends = case["lengths"], np.cumsum(case["lengths"].sum(1))
     tokens = rows.TokenTable(table, case["tokens"].astype(np.int32), ends - table.sum(1))
-    trees = rows.pair_trees(here, -np.ones(len(here)), np.zeros(len(here)))
+    trees = rows.pair_trees(here, np.ones(len(here)), np.zeros(len(here)))
     slots = int(where[2].max()) + 1
     place = tuple(values[here].astype(np.int64) for values in where)
     batch = rows.assemble(tokens, table, trees, *place, shape=shape, slots=slots, shared=shared)

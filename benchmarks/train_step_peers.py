@@ -323,7 +323,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="a case that benchmarks/train_case.py wrote")
-    parser.add_argument("--arm", required=True, choices=ARMS)
+    parser.add_argument("--arm", required=True, choices=ARMS, help="as above")
     parser.add_argument(
         "--compiled", action="store_true", help="torch.compile, of all or of all but attention"
     )
