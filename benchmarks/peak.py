@@ -3,7 +3,8 @@
 Products of two square matrices (4,096 wide on a CPU, 8,192 on a GPU) in float32 and in bfloat16 summed in float32, by
 jax and by PyTorch (`make reference`), each in a process of its own that has the whole machine; the best of five
 timings. A CPU has no data sheet to divide by, so benchmarks/train_step.py divides by the larger of both: a measured
-figure of this machine, no vendor's."""
+figure of this machine, no vendor's.
+"""
 
 import argparse
 import json

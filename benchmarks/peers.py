@@ -1,7 +1,8 @@
 """What PyTorch's sides of benchmarks/train_step.py and benchmarks/score.py have in common.
 
 Runs in the environment of `make reference` (or another one with a torch for GPUs: --peers): nothing of rewardscale is
-imported."""
+imported.
+"""
 
 import importlib.metadata
 import json

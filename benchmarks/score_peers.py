@@ -5,7 +5,8 @@
 
 The first: every prompt with one response is a sequence; sequences are sorted by length, and a batch takes as many as
 8,192 tokens hold, padded on the right to its longest, no mask, so that SDPA runs its causal kernel. The second: the
-same sequences to vLLM as it batches them, with its prefix cache, emptied before each pass; it has never been run."""
+same sequences to vLLM as it batches them, with its prefix cache, emptied before each pass; it has never been run.
+"""
 
 import argparse
 import json

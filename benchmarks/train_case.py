@@ -2,7 +2,8 @@
 
 A case is a folder: `case.npz` (lengths, tokens, where pairs lie in rows), `model.json` (a config.json of Hugging
 Face) and `settings.json` (`Settings`, as JSON). Weights are not in it: each side draws its own, so a large model
-costs no disk."""
+costs no disk.
+"""
 
 import dataclasses
 import json

@@ -32,7 +32,8 @@ forward and backward; what is computed again or for padding never):
 
 The peak is the vendor's where rewardscale/mesh knows the chip (bfloat16), else the fastest product that was measured
 here just before, in the arm's type (benchmarks/peak.py). "loss off": how far the loss of all pairs at the fresh
-weights is from that of our first packed arm in float32, relative."""
+weights is from that of our first packed arm in float32, relative.
+"""
 
 import argparse
 import dataclasses

@@ -16,7 +16,8 @@ One arm a call. All arms train transformers' Llama or Qwen3 ForSequenceClassific
     flex-shared  the rows of shared, FlexAttention with a block mask of its trees
 
 The last two train on GPUs alone: FlexAttention has no backward pass on CPUs. Block masks are made before the clock
-runs, as are our rows. Each but trl with or without torch.compile and bfloat16 autocast."""
+runs, as are our rows. Each but trl with or without torch.compile and bfloat16 autocast.
+"""
 
 import argparse
 import contextlib
