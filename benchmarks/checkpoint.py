@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import machine
 from rewardscale import platforms
 
 EVERY = 30.0
@@ -77,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="d6")
-    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--model", default="d6", help="a decoder's preset (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of training, each way (%(default)s)")
     parser.add_argument("--every", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.every:
         print(json.dumps(_train(options.model, options.seconds, options.every)))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {time.strftime('%Y-%m-%d')}\n")
+    print(machine.heading("jax", "jaxlib", "orbax-checkpoint"))
     print("| | a checkpoint, MB | ms a step | over none | waited for by the loop |\n|---|---|---|---|---|")
     none = 0.0
     for every in (1e9, EVERY):

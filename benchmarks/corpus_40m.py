@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks import machine
 from rewardscale import atomic
 from rewardscale.data import corpus as corpora
 from rewardscale.data import pipeline, subsets, templates, token_shards, tokenised
@@ -385,8 +386,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=40_000_000)
+    parser.add_argument("--folder", type=Path, required=True, help="where to write: 16 GB at 40M")
+    parser.add_argument("--pairs", type=int, default=40_000_000, help="(%(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the folder there")
     parser.add_argument("--step", choices=list(STEPS), help="run this one, in this process")
     args = parser.parse_args()
@@ -404,6 +405,7 @@ def main() -> None:
             check=True,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
         )
+    print(machine.heading("numpy", "polars", "grain", "array_record"))
     print(table(folder))
     if not args.keep:
         shutil.rmtree(folder)

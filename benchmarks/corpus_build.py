@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from rewardscale.config.build import BuildConfig, NearConfig, SourceConfig
 from rewardscale.data.build.run import build
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", default="100000,1000000")
+    parser.add_argument("--pairs", default="100000,1000000", help="sizes, one after another (%(default)s)")
     parser.add_argument("--near", action="store_true", help="near-duplicates too")
     parser.add_argument(
         "--engine", default="inline", help="CPU seconds are those of this process: inline for them"
@@ -107,6 +108,7 @@ def main() -> None:
         source, out = map(Path, options.one)
         print(json.dumps(measure(source, out, options.engine, near=options.near)))
         return
+    print(machine.heading("numpy", "polars", "array_record"))
     print(
         "| pairs | normalise | exact | near | rows | all | pairs / CPU s | wall, s | memory, MB | corpus, MB |"
     )

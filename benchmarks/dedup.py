@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from benchmarks import machine
 from rewardscale.data import shingles
 from rewardscale.data.build import decontaminate, exact, minhash, near, normalise
 from rewardscale.data.build import parts as build
@@ -178,14 +179,19 @@ def memory(items: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--memory", default="10000,100000,1000000,4000000")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=20_000, help="of the first table (%(default)s)")
+    parser.add_argument(
+        "--memory", default="10000,100000,1000000,4000000", help="items of the second table (%(default)s)"
+    )
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         memory(arguments.one)
         return
+    print(machine.heading("numpy", "polars", "xxhash", "rensa"))
     print("| what | documents a CPU second |\n|---|---|")
     for name, rate in speed(arguments.documents):
         print(f"| {name} | {rate:,.0f} |", flush=True)

@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 from grain.sources import ArrayRecordDataSource
 
+from benchmarks import machine
 from rewardscale.data.build.tfds import export
 from rewardscale.data.comparison import Comparison, Message
 from rewardscale.data.corpus import Corpus, read_shard, write_corpus
@@ -130,9 +131,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=40_000)
+    parser.add_argument("--pairs", type=int, default=40_000, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     options = parser.parse_args()
+    print(machine.heading("numpy", "grain", "array_record", "orjson", "tensorflow-datasets"))
     print(
         "| words a text | encoding | bytes a pair | decode, µs | one at a time, pairs/s (a CPU second) "
         "| 256 at once, pairs/s (a CPU second) |\n|---|---|---|---|---|---|"

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks import machine
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.comparison import Message
 from rewardscale.evaluation.benchmarks.base import Benchmark, BenchmarkItem, Scores, ratio
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--real_responses", type=int, default=2_000, help="with a real model")
     parser.add_argument("--width", type=int, default=256, help="of the random model (256)")
     options = parser.parse_args()
+    print(machine.heading("jax", "numpy", "tokenizers"))
     with tempfile.TemporaryDirectory() as folder:
         model = scoring_small.model_directory(Path(folder) / "m", width=options.width, layers=4, context=1024)
         settings = Settings(str(model))

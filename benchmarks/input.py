@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import machine
 from rewardscale import flops
 from rewardscale.config import ModelConfig
 from rewardscale.data import corpus as corpora
@@ -145,6 +146,7 @@ def main() -> None:
         "--view", type=Path, action="append", default=[], help="folder of a tokenised view; repeatable"
     )
     options = parser.parse_args()
+    print(machine.heading("numpy", "grain"))
     print(
         "| lengths | tokens a pair | padded | packed | packed, shared | efficiency, 10,240 pairs a step | 256 a step |"
     )

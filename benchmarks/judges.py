@@ -8,7 +8,6 @@ sends and reads JSON. Ours writes every answer to disk before it uses it, keeps 
 
 import argparse
 import asyncio
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks import machine
 from rewardscale.config.judges import BudgetConfig, EndpointConfig, JudgeConfig, PriceConfig
 from rewardscale.curation.annotators.base import Question
 from rewardscale.curation.annotators.llm.budget import Budget
@@ -155,13 +155,17 @@ def server(latency: float) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--latency", type=float, default=0.02, help="seconds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=4000, help="of each client (%(default)s)")
+    parser.add_argument(
+        "--latency", type=float, default=0.02, help="of the simulated judge, seconds (%(default)s)"
+    )
     parser.add_argument("--peers", help="a Python that has openai")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="of the table (%(default)s)")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before\n")
+    print(machine.heading("aiohttp"))
     print("| client | calls | wall, s | client's CPU, s | calls a CPU second |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, server(options.latency) as url:
         given = list(bodies(options.calls, Path(name)))

@@ -4,13 +4,13 @@
 """
 
 import argparse
-import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import machine
 from rewardscale.data.ledger.ledger import Ledger
 from rewardscale.data.ledger.log import AppendLog
 from rewardscale.data.ledger.schema import Verdict
@@ -37,12 +37,14 @@ def show(name: str, count: int, wall: float, cpu: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--verdicts", type=int, default=1_000_000)
-    parser.add_argument("--people", type=int, default=1000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--verdicts", type=int, default=1_000_000, help="in the log (%(default)s)")
+    parser.add_argument("--people", type=int, default=1000, help="verdicts in the database (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before\n")
+    print(machine.heading("orjson"))
     print("| what | verdicts | wall, s | a second | a CPU second |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         measure(Path(name), options.verdicts, options.people)

@@ -16,6 +16,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from benchmarks import machine
 from rewardscale.curation.retrieval.embed import embedder
 from rewardscale.curation.retrieval.nearest import BLOCK, top_k
 
@@ -135,15 +136,17 @@ def embedding(names: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--k", type=int, default=8)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="vectors that are searched (%(default)s)")
+    parser.add_argument("--width", type=int, default=384, help="of a vector (%(default)s)")
+    parser.add_argument("--k", type=int, default=8, help="neighbours a query (%(default)s)")
     parser.add_argument("--queries", type=int, action="append", help="at once (default: 64 and 512)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="whose median is printed (%(default)s)")
     parser.add_argument("--embedder", action="append", default=[], help="hashed, minilm or a folder")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before; faiss {faiss.__version__}")
+    print(machine.heading("numpy", "jax", versions={"faiss": faiss.__version__}))
     neighbours(options.rows, options.width, options.k, options.queries or [64, 512], options.rounds)
     embedding(options.embedder)
     print(f"\nload average {os.getloadavg()[0]:.1f} after")

@@ -8,9 +8,12 @@ written, bfloat16 weights written; and the pairs a step from which operations, a
 those bytes at its bandwidth. Below that a step costs the same with fewer pairs.
 """
 
+import argparse
+
 import numpy as np
 
 from benchmarks import input as mixes
+from benchmarks import machine
 from rewardscale import flops
 from rewardscale.config import ModelConfig
 from rewardscale.models import presets
@@ -22,13 +25,7 @@ BACKBONES = ("qwen3-0.6b", "qwen3-1.7b", "llama3.2-1b", "llama3.1-8b", "qwen3-8b
 
 def pair_flops(model: ModelConfig, table: np.ndarray, *, shared: bool = True) -> float:
     """Mean operations of a pair, forward and backward."""
-    prompt, chosen, rejected = table.T
-    if shared:
-        tokens, keys = table.sum(1), flops.tree_keys(prompt, chosen, rejected)
-    else:
-        tokens = 2 * prompt + chosen + rejected
-        keys = flops.tree_keys(prompt, chosen) + flops.tree_keys(prompt, rejected)
-    return flops.training_flops(model, tokens=float(tokens.mean()), keys=float(keys.mean()))
+    return float(flops.pair_flops(model, *table.T.astype(float), shared=shared).mean())
 
 
 def last_layer(model: ModelConfig) -> float:
@@ -45,6 +42,11 @@ def step_bytes(model: ModelConfig) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    print(machine.heading("numpy"))
     chips = " | ".join(f"pairs, {chip}" for chip in CHIPS)
     print(f"| backbone | lengths | GFLOP a pair | prompts apart | last layer saves | {chips} |")
     print("|---|---|---|---|---|" + "---|" * len(CHIPS))

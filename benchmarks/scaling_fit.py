@@ -1,6 +1,6 @@
 """CPU seconds of a fit and of its intervals, by form and by number of points.
 
-    python benchmarks/scaling_fit.py            # half a minute on one CPU core
+    python -m benchmarks.scaling_fit            # half a minute on one CPU core
 
 SYNTHETIC losses of 10 draws around a planted surface; each row is one fit (8 starts) and 2,000 resamples, every one of
 them refitted. Minimum of three, one thread; CPU seconds, because a busy machine does not stretch them.
@@ -10,6 +10,7 @@ import os
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import machine
 from rewardscale.scaling import forms
 from rewardscale.scaling.fit import fit
 from rewardscale.scaling.forms import Form
@@ -70,6 +72,11 @@ def fastest(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    print(machine.heading("numpy", "scipy", "jax"))
     print("| form | parameters | points | fit, s | 2,000 resamples, s |\n|---|---|---|---|---|")
     for case in cases():
         points = case.points()

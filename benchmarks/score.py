@@ -1,17 +1,20 @@
-"""Scoring responses, ours against a loop over a transformers model: python -m benchmarks.score
+"""Scoring responses, ours against a loop over a transformers model and against vLLM: python -m benchmarks.score
 
-Needs `make reference`. The model is that of benchmarks/train_step.py, with fresh weights; K responses a prompt. Ours is
-`RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: a prompt is computed once for as many of
-its responses as fit a row, and trees are packed. For more than two responses an arm more lets two share a prompt, which
-is then computed K / 2 times. The peer (benchmarks/score_peers.py) computes each prompt K times, in batches sorted by
-length. Each arm is a process of its own; medians of three passes, compiled before. "tokens computed" has no padding.
+    python -m benchmarks.score --device=gpu --model=qwen3-0.6b --peers=PYTHON      # a Python with torch for GPUs, vllm
+
+Needs `make reference`, or --peers. The model is that of benchmarks/train_step.py, with fresh weights; K responses a
+prompt. Ours is `RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: a prompt is computed once
+for as many of its responses as fit a row, and trees are packed; for more than two responses an arm more lets two share
+a prompt, which is then computed K / 2 times. The peers (benchmarks/score_peers.py) are batches sorted by length, which
+compute each prompt K times, as it is and with torch.compile, and vLLM with its prefix cache, where --peers has it. Each
+arm is a process of its own; medians of three passes, compiled before.
+
+"operations": those of the arm's own responses with every prompt computed once, whatever the arm does, by
+rewardscale/flops.py (forward, causal attention halved, no vocabulary head) a second.
 """
 
 import argparse
 import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,18 +25,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks import train_step
+from benchmarks import machine, peak, train_case
 from benchmarks.input import drawn
-from rewardscale import platforms
-from rewardscale.config import ModelConfig
-from rewardscale.models import presets
+from rewardscale import flops, platforms
 
 MIXES = {"short chat": (60, 120), "long prompt": (400, 60)}
-PROMPTS, LONGEST = 96, 1024
+LONGEST = 1024
+# Name -> (whose, flags): of score_peers.py, or the type that ours computes in.
 ARMS = {
     "transformers, float32": ("peer",),
     "transformers, float32, compiled": ("peer", "--compiled"),
     "transformers, bfloat16": ("peer", "--bfloat16"),
+    "transformers, bfloat16, compiled": ("peer", "--bfloat16", "--compiled"),
+    "vLLM, bfloat16": ("peer", "--vllm"),
     "ours, float32": ("ours", "float32"),
     "ours, float32, two share a prompt": ("ours", "float32", "2"),
     "ours, bfloat16": ("ours", "bfloat16"),
@@ -41,29 +45,32 @@ ARMS = {
 }
 
 
-def lengths(mix: str, responses: int) -> np.ndarray:
+def lengths(mix: str, responses: int, prompts: int) -> np.ndarray:
     """int64 [prompts, 1 + K] of conversations that fit LONGEST."""
     prompt, response = MIXES[mix]
-    table = drawn((prompt, *[response] * responses), 8 * PROMPTS)
-    return table[table[:, 0] + table[:, 1:].max(1) <= LONGEST][:PROMPTS]
+    table = drawn((prompt, *[response] * responses), 8 * prompts)
+    return table[table[:, 0] + table[:, 1:].max(1) <= LONGEST][:prompts]
 
 
 def _ours(folder: Path, dtype: str, responses_per_tree: int, passes: int) -> dict[str, Any]:
     platforms.prepare()
     import jax
 
+    from benchmarks.train_step_ours import fresh_params, peak_bytes, small
     from rewardscale import mesh
     from rewardscale.data.chat import EncodedComparison
     from rewardscale.evaluation.reward_scorer import Prepared, RewardScorer, make_ladder
     from rewardscale.models import reward
 
     case = np.load(folder / "case.npz")
-    model = presets.get_model(train_step.MODEL, vocab_size=train_step.VOCABULARY)
-    assert isinstance(model, ModelConfig)
+    model = train_case.model_of(train_case.read_settings(folder))
     device = mesh.make_mesh((1, 1, 1))
-    weights = jax.tree.map(jax.numpy.asarray, reward.init(model, (0, 0)))
+    if small(model):
+        params = reward.stored(jax.tree.map(jax.numpy.asarray, fresh_params(model)), dtype)
+    else:
+        params = jax.jit(lambda: reward.stored(fresh_params(model), dtype))()
     scorer = RewardScorer(
-        name="benchmark", chat=cast(Any, None), config=model, params=reward.stored(weights, dtype), mesh=device,
+        name="benchmark", chat=cast(Any, None), config=model, params=params, mesh=device,
         dtype=dtype, max_length=LONGEST, ladder=make_ladder(LONGEST, 8192, width=model.width), label="",
         responses_per_tree=responses_per_tree,
     )  # fmt: skip
@@ -88,59 +95,104 @@ def _ours(folder: Path, dtype: str, responses_per_tree: int, passes: int) -> dic
         "seconds": seconds[1:],
         "computed": computed,
         "responses_per_second": sum(len(i.encoded.responses) for i in items) / statistics.median(seconds[1:]),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": peak_bytes(jax.devices()[0]),
     }
 
 
-def _run(arm: tuple[str, ...], folder: Path) -> dict[str, Any]:
+def run(arm: tuple[str, ...], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Runs an arm in a process of its own. Raises RuntimeError with what it said if it fails."""
     if arm[0] == "peer":
-        command = [str(train_step.REFERENCE), "benchmarks/score_peers.py", str(folder), *arm[1:]]
+        command = [options.peers, "-m", "benchmarks.score_peers", folder, *arm[1:]]
     else:
         command = [sys.executable, "-m", "benchmarks.score", f"--case={folder}", "--ours", *arm[1:]]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+        [*command, f"--passes={options.passes}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=peak.environment(options.device),
     )
     if done.returncode:
-        raise RuntimeError(f"{arm}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(arm)}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def main() -> None:
+def lines_of(mix: str, responses: int, options: argparse.Namespace, *, vllm: bool) -> None:
+    """Measures and prints one mix with so many responses a prompt."""
+    table = lengths(mix, responses, options.prompts)
+    model = train_case.model_of(options.settings)
+    needed = sum(flops.comparison_flops(model, prompt, rest) for prompt, *rest in table.tolist())
+    best = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        train_case.write_tokens(Path(name), table, options.settings)
+        for arm, how in ARMS.items():
+            head = f"| {mix} | {responses} | {arm} |"
+            if "--vllm" in how and not vllm:
+                print(f"{head} not installed | | | | |", flush=True)
+                continue
+            if how[0] == "ours" and len(how) > 2 and responses <= 2:
+                continue  # what all trees are
+            found = run(how, Path(name), options)
+            rate = found["responses_per_second"]
+            best = max(best, rate) if how[0] == "peer" else best
+            ratio = f"{rate / best:.2f}" if how[0] == "ours" else ""
+            print(
+                f"{head} {rate:.0f} | {ratio} | {needed * rate / table[:, 1:].size / 1e9:,.0f} "
+                f"| {found['computed']:,} | {found['peak'] / 2**20:,.0f} |",
+                flush=True,
+            )
+
+
+def options_of() -> argparse.Namespace:
+    """Parsed flags; `settings` are what they say of a case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--responses", type=int, nargs="*", default=[2, 8])
-    parser.add_argument("--ours", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
+    add, default = parser.add_argument, train_case.Settings()
+    add("--responses", type=int, nargs="*", default=[1, 2, 8], help="K: responses a prompt (1 2 8)")
+    add("--prompts", type=int, default=96, help="of each mix (%(default)s)")
+    add("--mixes", nargs="*", default=list(MIXES), choices=list(MIXES), help="of lengths")
+    add("--passes", type=int, default=3, help="timed passes (median)")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="that both sides score on")
+    add(
+        "--model",
+        default=default.model,
+        help="a decoder's preset: d4, qwen3-0.6b, llama3.1-8b, ... (%(default)s)",
+    )
+    add("--vocabulary", type=int, default=default.vocabulary, help="of models of the ladder (%(default)s)")
+    add(
+        "--peers",
+        type=Path,
+        default=peak.REFERENCE,
+        help="Python with torch, transformers, maybe vllm (%(default)s)",
+    )
+    add("--ours", nargs="*", help=argparse.SUPPRESS)
+    add("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.settings = train_case.Settings(options.device, options.model, options.vocabulary)
+    train_case.model_of(options.settings)  # a wrong name is said before anything runs
+    if not options.ours and not options.peers.exists():
+        parser.error(f"{options.peers} is missing: make reference, or --peers=PYTHON")
+    return options
+
+
+def main() -> None:
+    options = options_of()
     if options.ours:
         dtype, *shared = options.ours
-        print(json.dumps(_ours(options.case, dtype, int(shared[0]) if shared else 0, 3)))
+        print(json.dumps(_ours(options.case, dtype, int(shared[0]) if shared else 0, options.passes)))
         return
-    if not train_step.REFERENCE.exists():
-        parser.error(f"{train_step.REFERENCE} is missing: make reference")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {time.strftime('%Y-%m-%d')}\n")
+    theirs = json.loads(subprocess.check_output([options.peers, "-m", "benchmarks.peers"], text=True))
+    print(machine.heading("jax", "jaxlib", versions={"vllm": "not installed"} | theirs))
     print(
-        "| lengths | responses a prompt | | responses/s | over the best transformers | tokens computed | peak, MB |"
+        f"Model {options.model}, {options.prompts} prompts, median of {options.passes} passes.\n\n"
+        "| lengths | responses a prompt | | responses/s | over the best peer | operations, GFLOP/s "
+        "| tokens computed | peak, MB |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
-    for mix in MIXES:
+    for mix in options.mixes:
         for responses in options.responses:
-            with tempfile.TemporaryDirectory() as name:
-                train_step.write_scoring_case(Path(name), lengths(mix, responses))
-                best = 0.0
-                for arm, how in ARMS.items():
-                    if len(how) > 2 and responses <= 2:
-                        continue  # what all trees are
-                    found = _run(how, Path(name))
-                    rate = found["responses_per_second"]
-                    best = max(best, rate) if how[0] == "peer" else best
-                    ratio = f"{rate / best:.2f}" if how[0] == "ours" else ""
-                    print(
-                        f"| {mix} | {responses} | {arm} | {rate:.0f} | {ratio} | {found['computed']:,} "
-                        f"| {found['peak'] / 2**20:,.0f} |",
-                        flush=True,
-                    )
+            lines_of(mix, responses, options, vllm="vllm" in theirs)
 
 
 if __name__ == "__main__":

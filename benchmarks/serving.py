@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from benchmarks import machine
 from tests import scoring_small
 
 MODES = {
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300, help="most requests a line (300)")
     parser.add_argument("--seconds", type=float, default=60, help="most seconds a line (60)")
     options = parser.parse_args()
+    print(machine.heading("jax", "numpy", "starlette", "uvicorn", "httpx"))
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or scoring_small.model_directory(
             Path(folder) / "model", width=options.width, layers=4

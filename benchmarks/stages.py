@@ -4,11 +4,11 @@
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import machine
 from rewardscale.stages import Task, run, session
 
 
@@ -19,14 +19,16 @@ def nothing(folder: Path, *, number: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=400)
-    parser.add_argument("--engines", default="inline,process:2,ray")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=int, default=400, help="of a stage (%(default)s)")
+    parser.add_argument("--engines", default="inline,process:2,ray", help="one after another (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     options = parser.parse_args()
     tasks = [Task(f"t-{i:06d}", "benchmarks.stages:nothing", {"number": i}) for i in range(options.tasks)]
-    load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, load average {load:.1f} before; {options.tasks} tasks\n")
+    print(machine.heading("ray"))
+    print(f"{options.tasks} tasks\n")
     print("| engine | start and the first task, s | a task, ms | a task of a finished stage, ms |")
     print("|---|---|---|---|")
     for engine in options.engines.split(","):

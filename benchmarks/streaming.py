@@ -25,6 +25,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from grain.sources import ArrayRecordDataSource
 
+from benchmarks import machine
 from benchmarks.streaming_peers import AT_ONCE, measure, rate
 from rewardscale.data import corpus as corpora
 from rewardscale.data import pipeline, subsets, templates, tokenised
@@ -201,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=200_000)
+    parser.add_argument("--pairs", type=int, default=200_000, help="(%(default)s)")
     parser.add_argument("--words", type=int, default=12, help="median words of a prompt and of a response")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--peers", help="a Python that has datasets and mosaicml-streaming")
@@ -216,6 +217,7 @@ def main() -> None:
             "Hugging Face datasets (Arrow)": peer(args.peers, "hf", folder, args.seconds),
             "MosaicML Streaming (MDS)": peer(args.peers, "mosaic", folder, args.seconds),
         }
+        print(machine.heading("numpy", "grain", "array_record", "tensorflow-datasets"))
         print(
             f"{args.pairs:,} pairs of {view.tokens / len(view):.0f} tokens; pairs a second (a CPU second)\n"
         )

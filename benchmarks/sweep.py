@@ -24,12 +24,13 @@ import argparse
 import collections
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import machine
 
 WORKERS = os.cpu_count() or 1
 
@@ -104,7 +105,7 @@ def main() -> None:
     )
     parser.add_argument("--workdir", type=Path, help="kept; by default a temporary folder")
     options = parser.parse_args()
-    print(f"{platform.machine()}, {WORKERS} cores, {platform.system()}; {time.strftime('%Y-%m-%d')}\n")
+    print(machine.heading("jax", "jaxlib"))
     with tempfile.TemporaryDirectory() as scratch:
         workdir = options.workdir or Path(scratch) / "sweep"
         started, ended = launch(workdir, Path(scratch) / "cache")

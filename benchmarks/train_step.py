@@ -1,339 +1,336 @@
 """Training steps of ours and of PyTorch's on the same pairs, one after another: python -m benchmarks.train_step
 
-Needs `make reference`. About half an hour on two quiet cores; --mixes and --main make it shorter. The model is a
-decoder from the middle of our ladder (d4: Qwen3's shape, width 256, 4 layers, 2.9 million parameters without the
-embedding), with fresh weights on both sides; the pairs are random tokens with lengths of three mixes, and of real pairs
-(--view). A step is 64 pairs: forward, backward, clipping and AdamW. Each arm is a process of its own with the whole
-machine; what is printed is the median of three passes over the pairs, what compiles having been compiled in a pass
-before. Rows are the same on both sides: "packed" computes each prompt twice, "shared" once.
+    python -m benchmarks.train_step --main                      # what a comparison needs, three mixes of lengths
+    python -m benchmarks.train_step --main --mixes --real=DIR   # real pairs alone (benchmarks/real_pairs.py)
+    python -m benchmarks.train_step --device=gpu --model=llama3.1-8b --parameters=bfloat16 --moments=bfloat16 \\
+        --gradients=bfloat16 --remat=attention --row_length=4096 --rows=4 --peer_checkpointing     # docs/gpu.md
 
-What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all that stands above it:
+Needs `make reference`, or --peers with a Python that has torch for GPUs, transformers and trl. By default the model
+is a decoder from the middle of our ladder (d4: Qwen3's shape, width 256, 4 layers, 2.9 million parameters without the
+embedding), with fresh weights on both sides; the pairs are random tokens with lengths of three mixes, and of real
+pairs (--real, --view). A step is 64 pairs: forward, backward, clipping and AdamW. Each arm is a process of its own
+with the whole machine; what is printed is the median of three passes over the pairs, what compiles having been
+compiled in a pass before. Rows are the same on both sides: "packed" computes each prompt twice, "shared" once.
 
-    padded          a pair a row, rows of like length together, padded to a few widths; attention over whole rows
-    packed          pairs packed into rows of one length
-    windows         attention computes windows of keys (models/windowed.py)
-    pruned          the last layer at the reward tokens alone
-    shared          a pair's prompt once
-    each in float32, the last three in bfloat16 too (models/products.py)
+What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all that stands above it but for "padded":
+
+    packed          pairs packed into rows of one length; attention over whole rows
+    padded          instead a pair a row, rows of like length together, padded to a few widths
+    + windows       attention computes windows of keys (models/windowed.py); on a GPU "+ kernels" instead: --attention
+    + head          and a vocabulary head for every token, thrown away: forward alone, as on top of a language model
+    + pruned        without that head; the last layer at the reward tokens alone
+    + shared        a pair's prompt once
+    each in float32, all but the first two in bfloat16 too (models/products.py)
+
+Three numbers of each arm, operations counted by rewardscale/flops.py (causal attention halved, no vocabulary head,
+forward and backward; what is computed again or for padding never):
+
+    pairs/s
+    useful      operations a second that the arm needs for its pairs: shared prompts once, a pruned last layer without
+                what it leaves out; its share of the peak is hardware MFU on real tokens
+    effective   the same pairs with prompts apart, no padding and no pruning, a second; its share is effective MFU
+
+The peak is the vendor's where rewardscale/mesh knows the chip (bfloat16), else the fastest product that was measured
+here just before, in the arm's type (benchmarks/peak.py). "loss off": how far the loss of all pairs at the fresh
+weights is from that of our first packed arm in float32, relative.
 """
 
 import argparse
 import dataclasses
 import json
-import os
-import platform
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.input import drawn
-from rewardscale import platforms
-from rewardscale.config import ModelConfig
-from rewardscale.data import packing, rows, tokenised
-from rewardscale.models import presets
+from benchmarks import machine, peak, real_pairs, train_case
+from rewardscale.config import REMAT
 
-MODEL, VOCABULARY, STEP, ROWS = "d4", 2048, 64, 4
-# Mean tokens of a prompt and of a response, pairs, tokens a row; lognormal (benchmarks/input.py).
-MIXES = {
-    "short chat": (60, 120, 128, 1024),
-    "long prompt": (400, 60, 64, 2048),
-    "long both": (250, 250, 64, 2048),
-}
-REFERENCE = Path(".venv-reference/bin/python")
+COLUMNS = (
+    "", "", "pairs/s", "over the best PyTorch of this kind", "useful, GFLOP/s", "of the peak", "effective, GFLOP/s",
+    "of the peak", "tokens/s of the pairs", "computed tokens", "peak, MB", "first pass, s", "loss off",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to train. `ours`: flags of `_ours`; `peer`: of train_step_peers.py."""
+    """One way to train.
+
+    Attributes:
+      ours: what train_step_ours.py takes; peer: flags of train_step_peers.py.
+      main: one of --main. on: the devices it runs on.
+    """
 
     name: str
     ours: dict[str, Any] | None = None
     peer: tuple[str, ...] = ()
     main: bool = False
+    on: tuple[str, ...] = ("cpu", "gpu")
+
+    @property
+    def dtype(self) -> str:
+        if self.ours is not None:
+            return self.ours["dtype"]
+        return "bfloat16" if "--bfloat16" in self.peer or self.peer == ("--arm=trl",) else "float32"
+
+    @property
+    def shared(self) -> bool:
+        return "shared" in (self.ours["layout"] if self.ours is not None else self.peer[0])
+
+    @property
+    def pruned(self) -> bool:
+        return self.ours is not None and self.ours["prune"]
+
+    @property
+    def kind(self) -> str:
+        """Of PyTorch's loops that an arm is held against; "" for TRL's."""
+        return "" if "trl" in "".join(self.peer) else "shared" if self.shared else "apart"
 
 
-def _mine(name: str, options: dict[str, Any], *, main: bool = False) -> Arm:
-    return Arm(name, ours=options, main=main)
-
-
-OURS = {"layout": "separate", "attention": "dense", "prune": False, "dtype": "float32"}
-WINDOWS = OURS | {"attention": "windowed"}
-PRUNED = WINDOWS | {"prune": True}
-SHARED = PRUNED | {"layout": "shared"}
-NARROW = {"dtype": "bfloat16"}
-ARMS = (
-    Arm("TRL RewardTrainer, its defaults", peer=("--arm=trl",), main=True),
-    Arm("padded, float32", peer=("--arm=padded",)),
-    Arm("padded, float32, compiled", peer=("--arm=padded", "--compiled"), main=True),
-    Arm("padded, bfloat16", peer=("--arm=padded", "--bfloat16"), main=True),
-    Arm("padded, bfloat16, compiled", peer=("--arm=padded", "--bfloat16", "--compiled")),
-    Arm("packed, float32", peer=("--arm=packed",)),
-    Arm("packed, float32, compiled", peer=("--arm=packed", "--compiled")),
-    Arm("packed, bfloat16", peer=("--arm=packed", "--bfloat16"), main=True),
-    Arm("packed, bfloat16, compiled", peer=("--arm=packed", "--bfloat16", "--compiled")),
-    Arm("packed with a mask, bfloat16", peer=("--arm=masked", "--bfloat16")),
-    Arm("shared, float32", peer=("--arm=shared",)),
-    Arm("shared, bfloat16", peer=("--arm=shared", "--bfloat16"), main=True),
-    _mine("padded", (OURS | {"layout": "padded"})),
-    _mine("packed", OURS, main=True),
-    _mine("+ windows", WINDOWS, main=True),
-    _mine("+ pruned", PRUNED, main=True),
-    _mine("+ shared", SHARED, main=True),
-    _mine("+ windows, bfloat16", (WINDOWS | NARROW), main=True),
-    _mine("+ pruned, bfloat16", (PRUNED | NARROW), main=True),
-    _mine("+ shared, bfloat16", (SHARED | NARROW), main=True),
-)
-
-
-def lengths(mix: str) -> tuple[np.ndarray, int]:
-    """int64 [pairs, 3] of prompt, chosen and rejected that fit a row with the prompt twice, and the row's length."""
-    prompt, response, pairs, row = MIXES[mix]
-    table = drawn((prompt, response, response), 8 * pairs)
-    return table[(table * [2, 1, 1]).sum(1) <= row][:pairs], row
-
-
-def of_view(folder: Path, pairs: int = 64, row: int = 2048) -> tuple[np.ndarray, int]:
-    """The same of a view's first pairs that fit."""
-    table = np.asarray(tokenised.open_view(folder).lengths[:, :3], np.int64)
-    fit = (table > 0).all(1) & ((table * [2, 1, 1]).sum(1) <= row)
-    return table[fit][:pairs], row
-
-
-def write_case(folder: Path, table: np.ndarray, row: int) -> dict[str, float]:
-    """Writes what both sides read; returns how full rows are, by layout."""
-    model = presets.get_model(MODEL, vocab_size=VOCABULARY)
-    assert isinstance(model, ModelConfig)
-    tokens = np.random.default_rng(1).integers(2, VOCABULARY, int(table.sum()))
-    case: dict[str, Any] = {"lengths": table, "tokens": tokens, "pairs_per_step": STEP}
-    filled = {}
-    for layout, sizes in (("separate", (table * [2, 1, 1]).sum(1)), ("shared", table.sum(1))):
-        plan = packing.make_plan(sizes, batch=STEP, row_length=row, rows_per_microbatch=ROWS)
-        case |= {f"{layout}_step": np.repeat(np.arange(plan.steps), np.diff(plan.starts))}
-        case |= {f"{layout}_row": plan.row, f"{layout}_offset": plan.offset, f"{layout}_slot": plan.slot}
-        case |= {f"{layout}_shape": (ROWS, row)}
-        filled[layout] = plan.efficiency
-    np.savez(folder / "case.npz", **case)
-    _write_model(folder, model)
-    return filled
-
-
-def write_scoring_case(folder: Path, table: np.ndarray) -> None:
-    """The same of comparisons with more responses, [n, 1 + K] tokens, and no rows."""
-    model = presets.get_model(MODEL, vocab_size=VOCABULARY)
-    assert isinstance(model, ModelConfig)
-    tokens = np.random.default_rng(1).integers(2, VOCABULARY, int(table.sum()))
-    np.savez(folder / "case.npz", lengths=table, tokens=tokens)
-    _write_model(folder, model)
-
-
-def _write_model(folder: Path, model: ModelConfig) -> None:
-    theirs = {
-        "vocab_size": model.vocab_size, "hidden_size": model.width, "intermediate_size": model.mlp_width,
-        "num_hidden_layers": model.layers, "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads,
-        "head_dim": model.head_dim, "rope_theta": model.rope_theta, "rms_norm_eps": model.norm_epsilon,
-    }  # fmt: skip
-    (folder / "model.json").write_text(json.dumps(theirs))
-
-
-def _ours(folder: Path, layout: str, attention: str, prune: bool, dtype: str, passes: int) -> dict[str, Any]:
-    """Trains in this process; what train_step_peers.py prints of its arms."""
-    platforms.prepare()
-    import jax
-
-    from rewardscale import mesh
-    from rewardscale.config import Recipe
-    from rewardscale.models import reward
-    from rewardscale.training.optimizer import hyperparameters
-    from rewardscale.training.step import make_step
-
-    case = dict(np.load(folder / "case.npz"))
-    model = presets.get_model(MODEL, vocab_size=VOCABULARY)
-    assert isinstance(model, ModelConfig)
-    options = reward.Options(dtype=dtype, scan=False, attention=attention, prune=prune)
-    step = make_step(model, options, mesh.make_mesh((1, 1, 1)))
-    blocks = _padded(case) if layout == "padded" else _packed(case, layout)
-    hyper, rate = hyperparameters(Recipe()), np.full(1, 1e-4, np.float32)
-    state = step.init(reward.init(model, (0, 0)))
-    seconds, first_loss = [], 0.0
-    for number in range(passes + 1):
-        started, found = time.perf_counter(), []
-        for block in blocks:
-            state, metrics = step.train(state, block, np.int32(1), rate, hyper)
-            found.append(metrics["loss"])
-        jax.block_until_ready(state)
-        seconds.append(time.perf_counter() - started)
-        if number == 0:
-            first_loss = float(np.mean([x[0] for x in found]))
-    computed = sum(int(b["microbatches"][0]) * b["tokens"][0, 0].size for b in blocks)
-    return {
-        "first": seconds[0],
-        "seconds": seconds[1:],
-        "computed": computed,
-        "loss": first_loss,
-        "pairs_per_second": len(case["lengths"]) / statistics.median(seconds[1:]),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "versions": {"jax": jax.__version__},
-    }
-
-
-def _packed(case: dict[str, np.ndarray], layout: str) -> list[dict[str, np.ndarray]]:
-    """A block of one step each."""
-    step, row, offset, slot = (case[f"{layout}_{name}"] for name in ("step", "row", "offset", "slot"))
-    count, width = case[f"{layout}_shape"]
-    most = int(max(row[step == s].max() for s in np.unique(step))) // count + 1
-    return [
-        _block(
-            case,
-            np.flatnonzero(step == s),
-            row,
-            offset,
-            slot,
-            (most * count, width),
-            count,
-            layout == "shared",
-        )
-        for s in np.unique(step)
+def _peers() -> list[Arm]:
+    made = [
+        Arm("TRL RewardTrainer, its defaults", peer=("--arm=trl",), main=True),
+        Arm("TRL tuned, float32", peer=("--arm=trl-tuned",), main=True),
+        Arm("TRL tuned, bfloat16", peer=("--arm=trl-tuned", "--bfloat16"), main=True),
     ]
+    cpu, gpu = ("cpu",), ("gpu",)
+    for name, arm, on, compiles in (
+        ("padded", "padded", cpu + gpu, True),
+        ("packed", "packed", cpu, True),
+        ("packed with a mask", "masked", cpu, False),
+        ("shared", "shared", cpu, False),
+        ("packed, FlexAttention", "flex", gpu, True),
+        ("shared, FlexAttention", "flex-shared", gpu, True),
+    ):
+        for dtype in ("float32", "bfloat16"):
+            for compiled in (False, True) if compiles else (False,):
+                flags = [f"--arm={arm}"] + ["--bfloat16"] * (dtype == "bfloat16") + ["--compiled"] * compiled
+                title = f"{name}, {dtype}" + ", compiled" * compiled
+                best = dtype == "bfloat16" and arm != "masked"
+                made.append(
+                    Arm(title, peer=tuple(flags), main=best or title == "padded, float32, compiled", on=on)
+                )
+    cudnn = ("--arm=padded", "--bfloat16", "--compiled", "--cudnn")
+    return [*made, Arm("padded, bfloat16, compiled, cuDNN's attention", peer=cudnn, main=True, on=gpu)]
 
 
-def _padded(case: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The same, a pair a row: pairs of like length fill microbatches of one of four widths.
-
-    A block is one step for each width, so a pass has more optimizer steps than in the other layouts.
-    """
-    sizes = (case["lengths"] * [2, 1, 1]).sum(1)
-    blocks = []
-    for first in range(0, len(sizes), STEP):
-        here = np.arange(first, min(first + STEP, len(sizes)))
-        here = here[np.argsort(sizes[here], kind="stable")]
-        for group in np.array_split(here, 4):
-            width = -(-int(sizes[group].max()) // 128) * 128
-            row = np.zeros(len(sizes), np.int32)
-            row[group] = np.arange(len(group))
-            zero, shape = np.zeros_like(row), (-(-len(group) // ROWS) * ROWS, width)
-            blocks.append(_block(case, group, row, zero, zero, shape, ROWS, shared=False))
-    return blocks
-
-
-def _block(
-    case: dict[str, np.ndarray],
-    here: np.ndarray,
-    row: np.ndarray,
-    offset: np.ndarray,
-    slot: np.ndarray,
-    shape: tuple[int, int],
-    count: int,
-    shared: bool,
-) -> dict[str, np.ndarray]:
-    """One step's arrays [1, microbatches, rows, ...] of the pairs `here`, in microbatches of `count` rows."""
-    table, ends = case["lengths"], np.cumsum(case["lengths"].sum(1))
-    tokens = rows.TokenTable(table, case["tokens"].astype(np.int32), ends - table.sum(1))
-    trees = rows.pair_trees(here, -np.ones(len(here)), np.zeros(len(here)))
-    slots = int(slot.max()) + 1
-    place = tuple(values[here].astype(np.int64) for values in (row, offset, slot))
-    batch = rows.assemble(tokens, table, trees, *place, shape=shape, slots=slots, shared=shared)
-    for name, dtype in (("weight", np.float32), ("target", np.float32), ("valid", np.bool_)):
-        batch[name] = np.zeros((shape[0], slots), dtype)
-        batch[name][place[0], place[2]] = 1
-    block = {name: a.reshape(1, -1, count, *a.shape[1:]) for name, a in batch.items()}
-    used = int(place[0].max()) // count + 1
-    return block | {"microbatches": np.array([used], np.int32), "pairs": np.array([len(here)], np.int32)}
+def _ours(attention: str) -> list[Arm]:
+    plain = "dense" if attention == "windowed" else "chunked"  # all scores of long rows fit no GPU
+    base = {"layout": "separate", "attention": plain, "prune": False, "dtype": "float32", "head": False}
+    quick = base | {"attention": attention}
+    name = "+ windows" if attention == "windowed" else "+ kernels"
+    made = [
+        Arm("packed, float32", ours=base, main=True),
+        Arm("padded, float32", ours=base | {"layout": "padded"}, main=True),
+    ]
+    for dtype in ("float32", "bfloat16"):
+        on = ("cpu", "gpu") if dtype == "bfloat16" or attention == "windowed" else ("cpu",)
+        for title, more in (
+            (name, {}),
+            ("+ head", {"head": True}),
+            ("+ pruned", {"prune": True}),
+            ("+ shared", {"prune": True, "layout": "shared"}),
+        ):
+            made.append(Arm(f"{title}, {dtype}", ours=quick | more | {"dtype": dtype}, main=True, on=on))
+    return made
 
 
-def run(arm: Arm, folder: Path, passes: int) -> dict[str, Any]:
+def arms(options: argparse.Namespace) -> list[Arm]:
+    """Those of a device, in the order of the table: PyTorch's first, so that ours know what they are held against."""
+    attention = "windowed" if options.device == "cpu" else options.attention
+    wanted = [arm for arm in (*_peers(), *_ours(attention)) if options.device in arm.on]
+    if options.main:
+        wanted = [arm for arm in wanted if arm.main]
+    if options.only:
+        wanted = [arm for arm in wanted if any(text in label(arm) for text in options.only)]
+    return wanted
+
+
+def label(arm: Arm) -> str:
+    """Whose an arm is, and its name."""
+    return f"{'ours' if arm.ours is not None else 'PyTorch'}: {arm.name}"
+
+
+def run(arm: Arm, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Runs an arm in a process of its own. Raises RuntimeError with what it said if it fails."""
     if arm.ours is not None:
         command = [
             sys.executable,
             "-m",
-            "benchmarks.train_step",
-            f"--ours={json.dumps(arm.ours)}",
-            f"--case={folder}",
+            "benchmarks.train_step_ours",
+            folder,
+            f"--arm={json.dumps(arm.ours)}",
         ]
     else:
-        command = [str(REFERENCE), "benchmarks/train_step_peers.py", str(folder), *arm.peer]
+        command = [options.peers, "-m", "benchmarks.train_step_peers", folder, *arm.peer]
     done = subprocess.run(
-        [*command, f"--passes={passes}"],
+        [*command, f"--passes={options.passes}"],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=peak.environment(options.device),
     )
     if done.returncode:
-        raise RuntimeError(f"{arm.name}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{label(arm)}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table_of(mix: str, table: np.ndarray, row: int, options: argparse.Namespace) -> None:
-    """Measures and prints the table of a mix."""
+def table_of(
+    mix: str, table: np.ndarray, row: int, options: argparse.Namespace, peaks: dict[str, float]
+) -> None:
+    """Measures and prints the table of a mix; an arm that fails is a line that says so."""
+    settings = options.settings
+    model = train_case.model_of(settings)
+    effective = train_case.operations(model, table, shared=False, pruned=False)
+    best: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        filled = write_case(folder, table, row)
+        folder, base = Path(name), None
+        filled = train_case.write(folder, table, row, settings)
         prompt, *responses = table.mean(0)
         print(
             f"\n{mix}: {len(table)} pairs, {prompt:.0f} tokens a prompt, {np.mean(responses):.0f} a response; "
             f"rows of {row} are {filled['separate']:.0%} filled, shared {filled['shared']:.0%}\n"
         )
-        print(
-            "| | | pairs/s | over the best PyTorch of this kind | tokens/s of the pairs | computed tokens | peak, MB "
-            "| first pass, s |"
-        )
-        print("|---|---|---|---|---|---|---|---|", flush=True)
-        own = (table * [2, 1, 1]).sum()
-        best: dict[str, float] = {}
-        for arm in ARMS:
-            if options.main and not arm.main:
+        print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+        for arm in arms(options):
+            whose = "ours" if arm.ours is not None else "PyTorch"
+            try:
+                found = run(arm, folder, options)
+            except RuntimeError as error:
+                said = str(error).strip().splitlines()[-1].replace("|", "/")
+                print(f"| {whose} | {arm.name} | failed: {said} |" + " |" * (len(COLUMNS) - 3), flush=True)
                 continue
-            found = run(arm, folder, options.passes)
             rate = found["pairs_per_second"]
-            if arm.ours is None and "trl" not in arm.peer[0]:
-                best["shared" if "shared" in arm.name else "apart"] = max(
-                    best.get("shared" if "shared" in arm.name else "apart", 0.0), rate
-                )
-            ratio = ""
-            if arm.ours is not None:
-                ratio = f"{rate / best['shared' if arm.ours['layout'] == 'shared' else 'apart']:.2f}"
-            about = f" ({found['about']})" if "about" in found else ""
-            print(
-                f"| {'ours' if arm.ours is not None else 'PyTorch'} | {arm.name}{about} | {rate:.1f} | {ratio} "
-                f"| {rate / len(table) * own:,.0f} | {found['computed']:,} | {found['peak'] / 2**20:,.0f} "
-                f"| {found['first']:.1f} |",
-                flush=True,
-            )
+            if arm.ours is None and arm.kind:
+                best[arm.kind] = max(best.get(arm.kind, 0.0), rate)
+            if arm.ours is not None and base is None and arm.name == "packed, float32":
+                base = found["loss"]
+            useful = train_case.operations(model, table, shared=arm.shared, pruned=arm.pruned)
+            cells = [whose, arm.name + (f" ({found['about']})" if "about" in found else ""), f"{rate:.1f}"]
+            cells.append(f"{rate / best[arm.kind]:.2f}" if arm.ours is not None and arm.kind in best else "")
+            for operations in (useful, effective):
+                done = operations * rate / len(table)
+                cells += [f"{done / 1e9:,.0f}", f"{done / peaks[arm.dtype]:.1%}"]
+            cells += [f"{rate / len(table) * (table * [2, 1, 1]).sum():,.0f}", f"{found['computed']:,}"]
+            cells += [f"{found['peak'] / 2**20:,.0f}", f"{found['first']:.1f}"]
+            off = arm.ours is not None and base is not None
+            cells.append(f"{abs(found['loss'] / base - 1):.1e}" if off and base else "")
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def main() -> None:
+def peaks_of(options: argparse.Namespace) -> tuple[dict[str, float], str]:
+    """Operations a second by type that shares are of, and a sentence about them."""
+    from rewardscale.mesh import bf16_peak
+
+    found = peak.measured(options.device, python=options.peers)
+    said = ", ".join(f"{found[t][0] / 1e9:,.0f} GFLOP/s in {t} (by {found[t][1]})" for t in peak.TYPES)
+    sheet = bf16_peak(found["kind"])
+    if sheet:
+        return dict.fromkeys(peak.TYPES, sheet), (
+            f"Shares are of {sheet / 1e12:,.1f} TFLOP/s, the data sheet's bfloat16 of {found['kind']}; "
+            f"the largest product measured: {said}."
+        )
+    return {t: found[t][0] for t in peak.TYPES}, (
+        f"Shares are of the fastest large product measured here, {said}: no data sheet names a peak of this CPU."
+    )
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parsed flags; `settings` are what they say of a case."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mixes", nargs="*", default=list(MIXES), choices=list(MIXES))
-    parser.add_argument(
-        "--view", type=Path, action="append", default=[], help="folder of a tokenised view; repeatable"
+    add, default = parser.add_argument, train_case.Settings()
+    add(
+        "--mixes",
+        nargs="*",
+        default=list(train_case.MIXES),
+        choices=list(train_case.MIXES),
+        help="none: --mixes",
     )
-    parser.add_argument(
-        "--main", action="store_true", help="only the quickest arms of PyTorch, and ours packed"
+    add("--view", type=Path, action="append", default=[], help="folder of a tokenised view; repeatable")
+    add(
+        "--real",
+        type=Path,
+        help="folder of data sets: real pairs, tokenised by benchmarks/real_pairs.py first",
     )
-    parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--ours", help=argparse.SUPPRESS)
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.ours:
-        print(json.dumps(_ours(options.case, passes=options.passes, **json.loads(options.ours))))
-        return
-    if not REFERENCE.exists():
-        parser.error(f"{REFERENCE} is missing: make reference")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}; {time.strftime('%Y-%m-%d')}")
+    add("--main", action="store_true", help="only the quickest arms of PyTorch, TRL's, and all of ours")
+    add("--only", nargs="*", help='arms whose name holds one of these, e.g. "ours" "PyTorch: packed"')
+    add("--passes", type=int, default=3, help="timed passes over the pairs (median)")
+    add("--pairs", type=int, default=0, help="pairs of a mix (default: the mix's own)")
+    add("--row_length", type=int, default=0, help="tokens a row (default: the mix's own)")
+    add(
+        "--peers",
+        type=Path,
+        default=peak.REFERENCE,
+        help="Python with torch, transformers and trl (%(default)s)",
+    )
+    types = ("float32", "bfloat16")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="that both sides train on")
+    add(
+        "--model",
+        default=default.model,
+        help="a decoder's preset: d4, qwen3-0.6b, llama3.1-8b, ... (%(default)s)",
+    )
+    add("--vocabulary", type=int, default=default.vocabulary, help="of models of the ladder (%(default)s)")
+    add("--step", type=int, default=default.step, help="pairs an optimizer step (%(default)s)")
+    add("--rows", type=int, default=default.rows, help="rows a microbatch (%(default)s)")
+    add(
+        "--parameters",
+        choices=types,
+        default=types[0],
+        help="stored type; bfloat16: PyTorch's weights and moments too",
+    )
+    add("--moments", choices=types, default=types[0], help="stored type of our moments")
+    add("--gradients", choices=types, default=types[0], help="type of our sum over microbatches")
+    add(
+        "--remat",
+        choices=REMAT,
+        default=default.remat,
+        help="what our backward pass computes again (%(default)s)",
+    )
+    add(
+        "--attention",
+        choices=("auto", "cudnn"),
+        default="auto",
+        help="of ours on a GPU; cudnn: fail without it",
+    )
+    add(
+        "--peer_pairs",
+        type=int,
+        default=default.peer_pairs,
+        help="a microbatch of PyTorch's padded (%(default)s)",
+    )
+    add("--peer_checkpointing", action="store_true", help="gradient checkpointing in PyTorch's loops")
+    options = parser.parse_args(arguments)
+    names = [field.name for field in dataclasses.fields(train_case.Settings)]
+    options.settings = train_case.Settings(**{name: getattr(options, name) for name in names})
+    train_case.model_of(options.settings)  # a wrong name is said before anything runs
+    if not options.peers.exists():
+        parser.error(f"{options.peers} is missing: make reference, or --peers=PYTHON")
+    return options
+
+
+def main() -> None:
+    options = options_of()
+    theirs = subprocess.run(
+        [options.peers, "-m", "benchmarks.peers"], capture_output=True, text=True, check=True
+    )
+    print(machine.heading("jax", "jaxlib", versions=json.loads(theirs.stdout)), flush=True)
+    peaks, said = peaks_of(options)
+    held = [f"{name} {value}" for name, value in dataclasses.asdict(options.settings).items()]
+    print(f"{said} Settings: {', '.join(held)}; median of {options.passes} passes.")
+    size = {"pairs": options.pairs, "row": options.row_length}
     for mix in options.mixes:
-        table_of(mix, *lengths(mix), options)
-    for folder in options.view:
-        table_of(folder.parent.parent.name, *of_view(folder), options)
+        table_of(mix, *train_case.lengths(mix, **size), options, peaks)
+    views = [(folder.parent.parent.name, folder) for folder in options.view]
+    if options.real:
+        views.append(("arguments and answers", real_pairs.view(options.real)))
+    for name, folder in views:
+        table_of(name, *train_case.of_view(folder, **size), options, peaks)
 
 
 if __name__ == "__main__":

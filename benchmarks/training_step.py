@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks import machine
 from rewardscale import mesh
 from rewardscale.data import pipeline
 from rewardscale.data.subsets import subset
@@ -116,6 +117,7 @@ def main() -> None:
                 steps[name] = [32 / PAIRS * value for value in (min(passes), statistics.median(passes))]
             print(json.dumps(steps))
             return
+        print(machine.heading("jax", "jaxlib", "numpy"))
         print(
             "| model | "
             + " | ".join(c.name for c in CHOICES)

@@ -3,7 +3,12 @@
 Conventions: a multiply-add is 2 operations; a training step costs 3 forward passes (forward,
 gradient of inputs, gradient of weights), of frozen kernels 2; the embedding look-up costs nothing; attention
 is counted over the keys that a token may see (causal halving), per tree: response tokens see the prompt and
-their own response, never the other response. Nothing is taken off for what the last layer leaves out.
+their own response, never the other response. Layers are whole, unless what the last one leaves out is given.
+
+Two counts of the same pairs go into the two shares of a chip's peak (MFU) that are recorded and printed:
+    hardware    what is computed for a pair's own tokens: a shared prompt once, the last layer less what it leaves out
+    effective   the same pairs with prompts apart and every layer whole: what a trainer without either would compute
+Padding and what is computed again in the backward pass are in neither.
 """
 
 from collections.abc import Sequence
@@ -49,11 +54,30 @@ def parameters(model: ModelConfig, *, embeddings: bool) -> int:
     return trunk + (model.vocab_size * model.width if embeddings else 0)
 
 
-def forward_flops(model: ModelConfig, *, tokens: float, keys: float) -> float:
-    """Operations of one forward pass over `tokens` tokens that see `keys` (token, key) pairs in all."""
-    matmul = 2.0 * _kernel_parameters(model) * tokens
-    attention = 4.0 * model.heads * model.head_dim * keys
-    return model.layers * (matmul + attention) + 2.0 * adapter_parameters(model) * tokens
+def forward_flops(model: ModelConfig, *, tokens: Any, keys: Any, left_out: tuple[Any, Any] = (0, 0)) -> Any:
+    """Operations of one forward pass over `tokens` tokens that see `keys` (token, key) pairs in all.
+
+    Takes numbers or arrays of them. `left_out`: the tokens, and the keys that they see, of which the last layer
+    computes keys and values alone.
+    """
+    matmul = 2.0 * (model.layers * _kernel_parameters(model) * tokens - _late(model) * left_out[0])
+    attention = 4.0 * model.heads * model.head_dim * (model.layers * keys - left_out[1])
+    return (
+        matmul + attention + 2.0 * (adapter_parameters(model) * tokens - _late_adapters(model) * left_out[0])
+    )
+
+
+def _late(model: ModelConfig) -> int:
+    """Parameters of a layer's kernels that its keys and values do not need."""
+    return sum(into * out for name, (into, out) in kernel_shapes(model).items() if name not in ("k", "v"))
+
+
+def _late_adapters(model: ModelConfig) -> int:
+    """The same of its adapters."""
+    if model.lora is None:
+        return 0
+    shapes = kernel_shapes(model)
+    return model.lora.rank * sum(sum(shapes[name]) for name in model.lora.targets if name not in ("k", "v"))
 
 
 def tree_keys(prompt: Any, *responses: Any) -> Any:
@@ -76,14 +100,40 @@ def comparison_flops(
     return forward_flops(model, tokens=tokens, keys=keys)
 
 
-def training_flops(model: ModelConfig, *, tokens: float, keys: float) -> float:
-    """Operations of forward and backward passes over trees of `tokens` tokens and `keys` (token, key) pairs."""
-    forward = forward_flops(model, tokens=tokens, keys=keys)
+def training_flops(model: ModelConfig, *, tokens: Any, keys: Any, left_out: tuple[Any, Any] = (0, 0)) -> Any:
+    """Operations of forward and backward passes over trees of `tokens` tokens and `keys` (token, key) pairs.
+
+    `left_out` as of `forward_flops`.
+    """
+    forward = forward_flops(model, tokens=tokens, keys=keys, left_out=left_out)
     if model.lora is None:
         return 3.0 * forward
-    return (
-        3.0 * forward - 2.0 * model.layers * _kernel_parameters(model) * tokens
-    )  # no gradient of frozen kernels
+    frozen = model.layers * _kernel_parameters(model) * tokens - _late(model) * left_out[0]
+    return 3.0 * forward - 2.0 * frozen  # no gradient of frozen kernels
+
+
+def pair_flops(
+    model: ModelConfig,
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    *,
+    shared: bool = True,
+    pruned: bool = False,
+) -> Any:
+    """Operations of training on a pair, forward and backward; takes numbers of tokens or arrays of them.
+
+    The prompt is computed once, or once a response if it is not `shared`; the last layer at the reward tokens alone
+    if `pruned`.
+    """
+    if shared:
+        tokens, keys = prompt + chosen + rejected, tree_keys(prompt, chosen, rejected)
+    else:
+        tokens = 2 * prompt + chosen + rejected
+        keys = tree_keys(prompt, chosen) + tree_keys(prompt, rejected)
+    read = 2, 2 * prompt + chosen + rejected  # the reward tokens, and the keys that they see
+    left_out = (tokens - read[0], keys - read[1]) if pruned else (0, 0)
+    return training_flops(model, tokens=tokens, keys=keys, left_out=left_out)
 
 
 def state_bytes(model: ModelConfig, storage: Storage) -> dict[str, int]:

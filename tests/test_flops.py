@@ -109,6 +109,57 @@ def test_a_shared_prompt_is_computed_once() -> None:
     assert alone - once == 2 * flops.comparison_flops(model, 100, ())  # the prompt, twice more
 
 
+def test_what_the_last_layer_leaves_out_is_what_the_compiler_no_longer_counts() -> None:
+    model = ModelConfig(
+        vocab_size=64, width=256, layers=2, heads=4, kv_heads=2, head_dim=64, mlp_width=704, qk_norm=False
+    )
+    rows, length = 2, 64
+    grid, at = jax.ShapeDtypeStruct((rows, length), np.int32), jax.ShapeDtypeStruct((rows, 1), np.int32)
+    batch = {"tokens": grid, "positions": grid, "lo": grid, "hi": grid, "left_at": at, "right_at": at}
+
+    def counted(prune: bool) -> float:
+        options = reward.Options(scan=False, prune=prune)
+        forward = jax.jit(lambda p, b: reward.rewards(model, p, b, options))
+        cost: Any = forward.lower(reward.abstract(model), batch).compile().cost_analysis()
+        return cost["flops"]
+
+    tokens, keys = rows * length, rows * length**2
+    left_out = tokens - 2 * rows, keys - 2 * rows * length  # two reward tokens a row
+    whole, pruned = (
+        flops.forward_flops(model, tokens=tokens, keys=keys, left_out=x) for x in ((0, 0), left_out)
+    )
+    assert whole - pruned == pytest.approx(counted(False) - counted(True), rel=0.05)
+    assert flops.training_flops(model, tokens=tokens, keys=keys, left_out=left_out) == 3 * pruned
+
+
+def test_adapters_are_left_out_with_their_kernels() -> None:
+    plain = ModelConfig(vocab_size=64, width=16, layers=3, heads=4, kv_heads=2, head_dim=6, mlp_width=40)
+    model = dataclasses.replace(plain, lora=Lora(5, targets=("k", "o", "down")))
+
+    def saved(model: ModelConfig) -> float:
+        whole, pruned = (
+            flops.training_flops(model, tokens=10, keys=40, left_out=x) for x in ((0, 0), (8, 30))
+        )
+        return whole - pruned
+
+    late = sum(a * b for name, (a, b) in flops.kernel_shapes(plain).items() if name not in "kv")
+    adapters = 5 * ((24 + 16) + (40 + 16))  # of o and down; k's are needed
+    assert saved(model) == saved(plain) - 2 * late * 8 + 6 * adapters * 8
+
+
+def test_a_pair_is_its_comparison_and_prompts_apart_cost_more() -> None:
+    model = ModelConfig(vocab_size=64, width=256, layers=2, heads=4, kv_heads=2, head_dim=64, mlp_width=704)
+    for shared in (True, False):
+        once = flops.comparison_flops(model, 100, (30, 20), shared=shared)
+        assert flops.pair_flops(model, 100, 30, 20, shared=shared) == 3 * once
+    pruned = flops.pair_flops(model, np.array([100.0]), 30, 20, pruned=True)
+    seen = (100 + 30) + (100 + 20)
+    left_out = 148, flops.tree_keys(100, 30, 20) - seen
+    assert pruned == flops.training_flops(
+        model, tokens=150, keys=flops.tree_keys(100, 30, 20), left_out=left_out
+    )
+
+
 # Parameters of ...ForCausalLM by Hugging Face (a head that is the embedding table counts once).
 HUGGING_FACE = {
     "qwen3-0.6b": 596_049_920,

@@ -144,7 +144,7 @@ def train(
         watchdog.beat(f"at the first block, from step {start} of {plan.steps}")
         profile = Profile(directory, runtime.profile_steps)
         resources.callback(profile.close)
-        meter = _Meter(model, data, run.recipe.dtype, device_mesh.size)
+        meter = _Meter(model, data, run.recipe.dtype, device_mesh.size, pruned=options.prune)
         finite = Finite(runtime.most_skipped)
         pending: tuple[int, int, Any] | None = None
 
@@ -298,24 +298,34 @@ def batch_fingerprint(data: pipeline.TrainingData) -> str:
 
 
 class _Meter:
-    """Turns device metrics into records with throughput, and sums up a run."""
+    """Turns device metrics into records with throughput, and sums up a run.
 
-    def __init__(self, model: ModelConfig, data: pipeline.TrainingData, dtype: str, devices: int):
+    Where a device's peak is known, both say two shares of it, MFU by flops.py's conventions (causal attention halved,
+    no vocabulary head, nothing counted for padding and for what is computed again):
+        mfu            hardware: the operations that are needed as this run computes its pairs, a shared prompt once,
+                       of the last layer what is not left out
+        effective_mfu  the operations of the same pairs with prompts apart and every layer whole
+    In records that have no effective_mfu, mfu counts shared prompts once and every layer whole, whatever the run did.
+    """
+
+    def __init__(
+        self, model: ModelConfig, data: pipeline.TrainingData, dtype: str, devices: int, *, pruned: bool
+    ):
         plan = data.plan
         self._tokens, keys_per_step = np.zeros(plan.steps), np.zeros(plan.steps)
+        self._shares = {"mfu": np.zeros(plan.steps), "effective_mfu": np.zeros(plan.steps)}
+        ways = {"mfu": (data.shared, pruned), "effective_mfu": (False, False)}
         for steps in arrays.pieces(plan.steps, max(1, arrays.PIECE // int(plan.starts[1]))):
             starts = plan.starts[steps.start : steps.stop + 1]
             trees = data.trees[starts[0] : starts[-1]]
             left, prompt, right = (s.astype(float) for s in trees.sizes(data.lengths))
-            keys = prompt * (prompt + 1) / 2 + sum(r * prompt + r * (r + 1) / 2 for r in (left, right))
+            keys = flops.tree_keys(prompt, left, right)
             self._tokens[steps] = np.add.reduceat(left + prompt + right, starts[:-1] - starts[0])
             keys_per_step[steps] = np.add.reduceat(keys, starts[:-1] - starts[0])
-        self._flops = np.array(
-            [
-                flops.training_flops(model, tokens=t, keys=k)
-                for t, k in zip(self._tokens, keys_per_step, strict=True)
-            ]
-        )
+            for name, (shared, last_pruned) in ways.items():
+                cost = flops.pair_flops(model, prompt, left, right, shared=shared, pruned=last_pruned)
+                self._shares[name][steps] = np.add.reduceat(cost, starts[:-1] - starts[0])
+        self._flops = flops.training_flops(model, tokens=self._tokens, keys=keys_per_step)
         self._plan, self._data = plan, data
         self._peak = (mesh.peak_flops(dtype) or 0.0) * devices
         self._since = time.perf_counter()
@@ -339,14 +349,19 @@ class _Meter:
             "pairs_per_second": float(pairs.sum() / seconds),
             "tokens_per_second": float(self._tokens[steps].sum() / seconds),
         }
-        if self._peak:
-            shared["mfu"] = float(self._flops[steps].sum() / seconds / self._peak)
+        shared |= self._of_peak(steps, seconds)
         return [
             {"step": first + i, "pairs": int(pairs[i])}
             | {name: float(v[i]) for name, v in values.items()}
             | shared
             for i in range(count)
         ]
+
+    def _of_peak(self, steps: slice, seconds: float) -> dict[str, float]:
+        """The two MFUs of steps that took so long together, where the peak is known."""
+        if not self._peak or not seconds:
+            return {}
+        return {name: float(cost[steps].sum() / seconds / self._peak) for name, cost in self._shares.items()}
 
     def summary(self, start: int) -> dict[str, Any]:
         """Counts (reproducible) and throughput (not) of the run.
@@ -371,4 +386,5 @@ class _Meter:
             "first_block_seconds": first,
             "pairs_per_second": float(pairs / seconds) if seconds else 0.0,
             "tokens_per_second": float(self._tokens[timed].sum() / seconds) if seconds else 0.0,
+            **self._of_peak(timed, seconds),
         }

@@ -22,7 +22,8 @@ from tests import small
 
 STEPS, BATCH = 10, 16
 WALL_CLOCK = (
-    "pairs_per_second", "tokens_per_second", "mfu", "data_seconds", "device_seconds", "checkpoint_seconds",
+    "pairs_per_second", "tokens_per_second", "mfu", "effective_mfu", "data_seconds", "device_seconds",
+    "checkpoint_seconds",
 )  # fmt: skip
 RUNTIME = Runtime(
     mesh=(1, 1, 1), row_length=64, rows_per_microbatch=4, steps_per_dispatch=5, checkpoint_seconds=1e9

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from rewardscale import flops
 from rewardscale.config import Recipe
 from rewardscale.data.tokenised import TokenisedView
 from rewardscale.models import reward
@@ -70,6 +71,42 @@ def test_a_run_leaves_a_record(whole: tuple[Path, loop.Trained], pairs_view: Tok
     info = (directory / "model-info.txt").read_text().splitlines()
     assert len(info) == len(jax.tree.leaves(trained.params))
     assert run.recipe is not None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_shares_of_the_peak(
+    shared: bool, pairs_view: TokenisedView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against each pair's operations, one by one; the peak is a number here, the seconds are the clock's."""
+    monkeypatch.setattr(loop.mesh, "peak_flops", lambda dtype: 1e6 if dtype == "bfloat16" else None)
+    _, data = case(pairs_view)
+    data, model = dataclasses.replace(data, shared=shared), small.MODEL
+    left, prompt, right = (sizes.tolist() for sizes in data.trees.sizes(data.lengths))
+    pairs = list(zip(prompt, left, right, strict=True))
+
+    def records(pruned: bool) -> list[dict[str, Any]]:
+        meter = loop._Meter(model, data, "bfloat16", 2, pruned=pruned)
+        made = [meter.records(0, 4, {}, {}), meter.records(4, 6, {}, {})]
+        summary = meter.summary(0)
+        assert summary["mfu"] == made[1][0]["mfu"]  # the first block compiles
+        return [made[0][0], made[1][-1]]
+
+    for steps, record in zip((slice(0, 4), slice(4, 10)), records(False), strict=True):
+        here = pairs[16 * steps.start : 16 * steps.stop]
+        apart, own = (
+            3 * sum(flops.comparison_flops(model, p, (a, b), shared=s) for p, a, b in here)
+            for s in (False, shared)
+        )
+        assert record["mfu"] / record["effective_mfu"] == pytest.approx(own / apart)
+        seconds = len(here) / record["pairs_per_second"]
+        assert record["effective_mfu"] == pytest.approx(apart / seconds / 2e6)
+    pruned = sum(flops.pair_flops(model, p, a, b, shared=shared, pruned=True) for p, a, b in pairs[:64])
+    apart = sum(flops.pair_flops(model, p, a, b, shared=False) for p, a, b in pairs[:64])
+    record = records(True)[0]
+    assert record["mfu"] / record["effective_mfu"] == pytest.approx(pruned / apart)
+    assert pruned < 0.9 * apart
+    plain = loop._Meter(model, data, "float32", 1, pruned=True)
+    assert not {"mfu", "effective_mfu"} & (plain.records(0, 4, {}, {})[0].keys() | plain.summary(0).keys())
 
 
 def test_it_learns(pairs_view: TokenisedView, tmp_path: Path) -> None:
