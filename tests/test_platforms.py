@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from jaxlib import xla_client
 
 from rewardscale import platforms
+from rewardscale.training import planning
 
 REPO = Path(__file__).parents[1]
 COMPILE = """
@@ -30,9 +32,35 @@ def test_jax_platforms_decides(chosen: str, found: str, monkeypatch: pytest.Monk
 
 
 def test_what_the_caller_says_stands() -> None:
-    assert platforms.flags_of("gpu", {"XLA_FLAGS": ""}) == {} == platforms.flags_of("cpu", {})
-    assert platforms.flags_of("gpu", {}) == {"XLA_FLAGS": " ".join(platforms.GPU)}
+    assert "XLA_FLAGS" not in platforms.flags_of("gpu", {"XLA_FLAGS": ""}) and not platforms.flags_of(
+        "cpu", {}
+    )
+    assert platforms.flags_of("gpu", {})["XLA_FLAGS"] == " ".join(platforms.GPU)
     assert set(platforms.flags_of("tpu", {"XLA_FLAGS": "--a"})) == {"LIBTPU_INIT_ARGS"}
+
+
+@pytest.mark.parametrize(
+    ("said", "share", "preallocated"),
+    [
+        ({}, platforms.GPU_MEMORY, None),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, 0.5, None),
+        ({"XLA_CLIENT_MEM_FRACTION": ".5"}, 0.5, None),
+        ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, None, False),
+        ({"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}, None, None),
+    ],
+)
+def test_jax_takes_the_share_of_a_gpus_memory_that_plans_reckon_with(
+    said: dict[str, str], share: float | None, preallocated: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what jaxlib itself makes of the environment when it starts a GPU client."""
+    for name in ("MEM_FRACTION", "PREALLOCATE", "ALLOCATOR"):
+        monkeypatch.delenv(f"XLA_PYTHON_CLIENT_{name}", raising=False)
+        monkeypatch.delenv(f"XLA_CLIENT_{name}", raising=False)
+    for name, value in (said | platforms.flags_of("gpu", said)).items():
+        monkeypatch.setenv(name, value)
+    options = xla_client.generate_pjrt_gpu_plugin_options()
+    assert options.get("memory_fraction") == share and options.get("preallocate") == preallocated
+    assert planning.memory("h200:8") == 141e9 * platforms.GPU_MEMORY
 
 
 def test_workers_side_by_side_have_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from rewardscale import flops
 from rewardscale.config import REMAT
 from rewardscale.models import presets, splash
+from rewardscale.platforms import GPU_MEMORY
 from rewardscale.training.planning import (
     GIB,
-    GPU_USABLE,
     HBM,
     STORAGE,
     Compiler,
@@ -76,7 +76,7 @@ def page(compiler: Compiler, *, effort: str, length: int = 4096) -> tuple[str, i
         + table(("model", "mode", *KINDS), (make.smallest(name, mode) for name in names for mode in ("train", "score")))
     )  # fmt: skip
     sections.append(
-        f"## GPUs\n\n{GPU.format(usable=GPU_USABLE)}\n\n" + table(GPU_COLUMNS, _gpu_rows(names, length))
+        f"## GPUs\n\n{GPU.format(usable=GPU_MEMORY)}\n\n" + table(GPU_COLUMNS, _gpu_rows(names, length))
     )
     sections.append(make.arithmetic())
     return "\n\n".join(sections) + "\n", make.missing

@@ -22,6 +22,7 @@ from typing import Any
 
 from rewardscale import atomic, flops
 from rewardscale.config import ConfigError, Lora, ModelConfig, RopeScaling, Storage, content_hash, science
+from rewardscale.platforms import GPU_MEMORY
 
 GIB = 2**30
 # Slices in order of size. Compilers and clouds call them by chips along each axis of the torus.
@@ -33,7 +34,6 @@ SLICES = {
 # "h100:8" is no slice, and no compiler could be asked: hours and bytes are arithmetic. Bytes of one by NVIDIA's data
 # sheets; of an A100, the larger.
 GPUS = {"h100": 80e9, "h200": 141e9, "h800": 80e9, "a100": 80e9}
-GPU_USABLE = 0.92  # share of a GPU's memory that XLA is given; the rest is CUDA's, cuDNN's, NCCL's
 # Bytes of a chip's memory that libtpu 0.0.50.1 lets a program have, by its own messages.
 HBM = {"v5e": 15.75 * GIB, "v6e": 31.24 * GIB, "v5p": 95.73 * GIB}
 STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
@@ -139,7 +139,7 @@ def is_gpu(topology: str) -> bool:
 def memory(topology: str) -> float:
     """Bytes that a program may have of a chip of the slice, or of a GPU."""
     kind = topology.partition(":")[0]
-    return GPUS[kind] * GPU_USABLE if is_gpu(topology) else HBM[kind]
+    return GPUS[kind] * GPU_MEMORY if is_gpu(topology) else HBM[kind]
 
 
 def chips(topology: str) -> int:
