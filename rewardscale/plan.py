@@ -40,7 +40,7 @@ AUTO = "auto"
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, compiles what is not cached, prints a table. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _run(options, overrides))
+    return exit_code(lambda: _run(options, overrides), computes=False)  # compilers are processes of their own
 
 
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
