@@ -402,6 +402,14 @@ def test_the_compiler_itself_decides_what_is_recomputed(
     assert list(needed) and sorted(needed, key=needed.__getitem__, reverse=True) == sorted(
         needed, key=REMAT.index
     )
+    for record in records:
+        one = planning.job_from(record["job"])
+        parts = flops.device_bytes(
+            one.model, one.storage, devices=1, rows=1, length=4096, remat=one.remat, queries=0
+        )
+        assert (
+            0.8 < sum(parts.values()) / record["result"]["needed_bytes"] < 1.25
+        )  # what GPUs are reckoned by
     taken = max(needed, key=REMAT.index)
     assert fits.pop(taken) and not any(fits.values()) and fits
     assert f"--config.runtime.remat={taken}" in capsys.readouterr().out

@@ -87,7 +87,8 @@ class _Page:
         self.compiler, self.effort, self.length = compiler, effort, length
         self.missing = 0
         self.used: dict[str, Result] = {}  # by key
-        self.compared: list[float] = []  # arithmetic / compiled, bytes of training with one row a chip
+        # Arithmetic / compiled, bytes of training with one row a chip: by what is recomputed.
+        self.compared: dict[str, list[float]] = {}
 
     def job(self, name: str, topology: str, mode: str) -> Job:
         model = presets.BACKBONES[name].model
@@ -117,6 +118,9 @@ class _Page:
         except Missing:
             self.missing += 1
             return [title, *[ABSENT] * (len(RECOMPUTED_COLUMNS) - 1)]
+        for remat, result in choice.tried:
+            if remat != LEANEST:  # which the tables above compare
+                self.compare(dataclasses.replace(choice.job, remat=remat), result)
         return [title, ",".join(map(str, choice.job.mesh)), *recomputation_cells(choice)]
 
     def compare(self, job: Job, result: Result) -> None:
@@ -124,7 +128,7 @@ class _Page:
         parts = flops.device_bytes(
             job.model, job.storage, devices=job.mesh[1], rows=1, length=job.length, remat=job.remat, queries=0
         )
-        self.compared.append(sum(parts.values()) / result.needed_bytes)
+        self.compared.setdefault(job.remat, []).append(sum(parts.values()) / result.needed_bytes)
 
     def smallest(self, name: str, mode: str) -> list[str]:
         cells = [architectures()[name], mode]
@@ -150,9 +154,13 @@ class _Page:
         seconds = sum(result.seconds for result in used)
         lines = []
         if self.compared:
+            found = (
+                f"{min(values):.2f} to {max(values):.2f} ({name})"
+                for name, values in sorted(self.compared.items(), key=lambda one: REMAT.index(one[0]))
+            )
             lines.append(
                 "Held against the compiles above (training, one row a chip, without scores), the same arithmetic gives "
-                f"{min(self.compared):.2f} to {max(self.compared):.2f} times what the TPU compiler planned."
+                f"these multiples of what the TPU compiler planned, by what is recomputed: {', '.join(found)}."
             )
         lines.append(
             f"This page rests on {len(used)} compiles, {seconds / 60:.0f} minutes of a small machine; "
