@@ -96,6 +96,16 @@ def worker_environment(workers: int) -> dict[str, str]:
     return out | {"XLA_FLAGS": " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()}
 
 
+def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU is known to have no instructions that multiply bfloat16; False where the system does not say."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    return flags is not None and not {"amx_bf16", "avx512_bf16"} & set(flags)
+
+
 def keep_memory() -> None:
     """glibc keeps what is freed instead of returning it to the system (KEEP_MEMORY); nothing happens elsewhere."""
     if platform() != "cpu" or not sys.platform.startswith("linux"):
