@@ -388,6 +388,18 @@ def test_gpus_by_arithmetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not list(tmp_path.iterdir())  # nothing was compiled
 
 
+def test_of_a_sweep_the_policy_with_which_all_models_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep has one: that of the model which has to recompute most."""
+    rows = "--config.runtime.rows_per_microbatch=4"
+    flags = ["--sweep=paper_curves.py:scaling", "--topology=h100:16", rows, "--remat=auto"]
+    assert plan.main(flags) == 0
+    said = capsys.readouterr().out
+    taken = set(re.findall(r"remat=(\w+), \d+ trees a row: fits by arithmetic", said))
+    assert len(taken) > 1  # small models and large ones
+    last = said.splitlines()[-1]
+    assert last == f"recommended, with which all fit: --config.runtime.remat={max(taken, key=REMAT.index)}"
+
+
 @needs_libtpu
 @pytest.mark.slow
 def test_the_compiler_itself_decides_what_is_recomputed(

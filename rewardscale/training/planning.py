@@ -247,6 +247,8 @@ def verdict(job: Job, result: Result) -> str:
 def by_arithmetic(job: Job) -> Result:
     """A training step on GPUs by `flops.device_bytes`, attention "chunked": nothing is compiled.
 
+    Activations are taken whole on each GPU, also where the tensor axis splits some: too many bytes rather than too few.
+
     Raises ConfigError for scoring, of which there is no arithmetic.
     """
     from rewardscale.models.attention import QUERIES  # brings jax
