@@ -8,7 +8,9 @@ timed passes over 4,000 pairs, compilation left out; CPU runs are single-threade
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=1"
+from rewardscale import platforms
+
+os.environ.update(platforms.worker_environment(2))  # as a sweep's cells run, side by side
 
 import argparse
 import dataclasses

@@ -35,7 +35,7 @@ from rewardscale.sweeps import configfile
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, does one of the steps, reports. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _run(options, overrides), kept="nothing written so far is lost")
+    return exit_code(lambda: _run(options, overrides), kept="nothing written so far is lost", computes=False)
 
 
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:

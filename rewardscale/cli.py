@@ -1,4 +1,4 @@
-"""What all commands do alike: one line for an error, and the same exit codes."""
+"""What all commands do alike: how the process is set up, one line for an error, and the same exit codes."""
 
 import argparse
 import contextlib
@@ -26,17 +26,22 @@ _MACHINE = (
 RESUMED = "the same command goes on where this one stopped"
 
 
-def exit_code(command: Callable[[], int], *, kept: str = "", interrupted: str = RESUMED) -> int:
-    """Runs `command` and returns its exit code, or says what went wrong in one line.
+def exit_code(
+    command: Callable[[], int], *, kept: str = "", interrupted: str = RESUMED, computes: bool = True
+) -> int:
+    """Sets the process up, runs `command` and returns its exit code, or says what went wrong in one line.
 
     2 for bad input, 75 (exits.AGAIN) for a fault of the machine, 130 after Ctrl-C or SIGTERM.
 
     Args:
       kept: what an error of the file system adds about what was written so far.
       interrupted: what Ctrl-C says.
+      computes: whether it may use jax: then the process is set up for it first (platforms.py).
     """
     try:
         with _terminable():
+            if computes:
+                platforms.prepare()
             return command()
     except (ConfigError, DataError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -105,7 +110,6 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     """
 
     def joined() -> int:
-        platforms.prepare()
         from rewardscale import mesh  # brings jax, which takes seconds: a signal may come within them
 
         try:

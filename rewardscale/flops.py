@@ -168,13 +168,15 @@ def layer_activation_bytes(model: ModelConfig, *, tokens: float) -> float:
 def activation_bytes(model: ModelConfig, *, tokens: float, remat: str) -> float:
     """Bytes that a training step holds for `tokens` tokens in bfloat16: what each layer saves, and one layer at work.
 
-    `remat` is a name of config.REMAT. Attention's scores are left out.
+    `remat` is a name of config.REMAT; where nothing is recomputed, norms keep what they got and what they made of it in
+    float32. Attention's scores are left out.
     """
     queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    norms = 2 * model.width + (queries + keys if model.qk_norm else 0)
     products = 3 * model.width + queries + 2 * keys + 2 * model.mlp_width
     saved = {"full": model.width, "attention": model.width + queries, "dots": products}
     whole = layer_activation_bytes(model, tokens=tokens)
-    layer = whole if remat == "none" else 2.0 * tokens * saved[remat]
+    layer = whole + 2 * 4.0 * tokens * norms if remat == "none" else 2.0 * tokens * saved[remat]
     return model.layers * layer + whole
 
 

@@ -6,6 +6,11 @@
     python -m rewardscale.plan --config=skywork_v2.py:qwen3-8b                    # a training's own step, on its slice
     python -m rewardscale.plan --sweep=paper_curves.py:scaling                    # the same of each model of a sweep
     python -m rewardscale.plan --table                                            # docs/plan.md: all presets
+    python -m rewardscale.plan --model=qwen3-8b --topology=h100:8                 # GPUs: arithmetic, nothing compiled
+
+What the backward pass computes again is chosen (--remat=auto): none, dots, attention, full, the first that fits
+(docs/plan.md says why). What was tried is printed, and what to tell a training's config. --config and --sweep take the
+config's own, or look for it if --remat=auto is said.
 
 A compile takes half a minute to some minutes; each is kept in --cache, so the same command goes on where it
 stopped. The exit code is 0 if what was asked fits, 1 if it does not or a compile failed, 2 for bad input, 130
@@ -16,6 +21,7 @@ import argparse
 import dataclasses
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +33,15 @@ from rewardscale.sweeps import configfile
 if TYPE_CHECKING:
     from rewardscale.training import planning
 
+    Ask = Callable[[planning.Job], planning.Result]
+
+AUTO = "auto"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, compiles what is not cached, prints a table. Returns the exit code."""
     options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_code(lambda: _run(options, overrides))
+    return exit_code(lambda: _run(options, overrides), computes=False)  # compilers are processes of their own
 
 
 def _run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -54,7 +64,10 @@ def _recipe(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     job = dry_run.step_job(config, topology=options.topology, slots=options.slots, effort=options.effort)
-    return 0 if _step(options, options.config, job, _compiler(options)) else 1
+    done, fits = _step(options, options.config, job)
+    if options.remat == AUTO and fits:
+        print(f"recommended: --config.runtime.remat={done.remat}")
+    return 0 if fits else 1
 
 
 def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -63,77 +76,111 @@ def _sweep(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale.training import dry_run
 
     config, _ = configfile.load(options.sweep, overrides)
-    compiler, everything_fits = _compiler(options), True
+    taken, everything_fits = [], True
     for model in dict.fromkeys(name for name, _ in pricing.of_grid(config)):
         training = pricing.training_of(config, model, pairs=1)
         job = dry_run.step_job(
             training, topology=options.topology, slots=options.slots, effort=options.effort
         )
-        everything_fits &= _step(options, model, job, compiler)
+        done, fits = _step(options, model, job)
+        taken.append(REMAT.index(done.remat))
+        everything_fits &= fits
+    if options.remat == AUTO and everything_fits:
+        print(f"recommended, with which all fit: --config.runtime.remat={REMAT[max(taken)]}")
     return 0 if everything_fits else 1
 
 
-def _step(
-    options: argparse.Namespace, title: str, job: "planning.Job", compiler: "planning.Compiler"
-) -> bool:
-    """Compiles a step and says whether it fits."""
+def _step(options: argparse.Namespace, title: str, job: "planning.Job") -> tuple["planning.Job", bool]:
+    """Asks about a step and says whether it fits; the job with what it recomputes."""
     from rewardscale.training import planning
 
-    result = compiler(job)
+    ask = _asked(options, job.topology)
+    if options.remat == AUTO:
+        job = _chosen(title, job, ask)
+    result = ask(job)
     print(f"{title}, {planning.describe(job)}, {job.slots} trees a row: {planning.verdict(job, result)}")
-    return result.fits
+    return job, result.fits
+
+
+def _chosen(title: str, job: "planning.Job", ask: "Ask") -> "planning.Job":
+    """The job with the least recomputation with which it fits; prints what was tried."""
+    from rewardscale.training import plan_table, searches
+
+    choice = searches.least_recomputation(job, ask)
+    print(f"{title}, GiB with {job.rows} x {job.length:,} tokens a chip, by what is recomputed:")
+    plan_table.printed((*REMAT, "taken"), [plan_table.recomputation_cells(choice)])
+    return choice.job
 
 
 def _plan(options: argparse.Namespace) -> int:
     """One model on one slice."""
     from rewardscale.models import presets
-    from rewardscale.training import plan_table, planning
+    from rewardscale.training import planning
 
     if options.model not in presets.BACKBONES:
         near = difflib.get_close_matches(options.model, presets.BACKBONES, n=1, cutoff=0.0)
         raise ConfigError(
             f"--model={options.model!r} must be one of {', '.join(presets.BACKBONES)}; did you mean {near[0]!r}?"
         )
-    if planning.is_gpu(options.topology):
-        raise ConfigError(
-            f"--topology={options.topology}: the compiler is that of TPUs, so the kind of chip must be one of "
-            f"{', '.join(planning.SLICES)}; docs/plan.md has GPUs"
-        )
-    model = presets.BACKBONES[options.model].model
-    compiler = _compiler(options)
     kind, _, shape = options.topology.partition(":")
-    everything_fits = True
-    for mode in ("train", "score") if options.mode == "both" else (options.mode,):
-        topology = options.topology if shape else f"{kind}:{planning.SLICES.get(kind, ('',))[0]}"
-        job = planning.Job(
-            mode,
-            model,
-            topology,
-            planning.mesh_over(topology, _sizes(options.mesh) if shape else None, model=model),
-            rows=options.rows_per_chip or 1,
-            length=options.length,
-            storage=Storage(options.parameters, options.moments, options.gradients),
-            remat=options.remat,
-            attention=options.attention,
-            effort=options.effort,
+    if planning.is_gpu(options.topology) and not shape:
+        raise ConfigError(
+            f"--topology={options.topology}: say how many, as '{options.topology}:8'; the smallest slice is looked "
+            f"for of TPUs alone, whose kind must be one of {', '.join(planning.SLICES)}"
         )
-        if not shape:
-            found = planning.smallest_slice(kind, job, compiler)
-            if found is None:
-                print(f"{options.model}, {mode}: fits no slice of {kind} up to {planning.SLICES[kind][-1]}")
-                everything_fits = False
-                continue
-            job = found[0]
-        if options.rows_per_chip or not shape:
-            result = compiler(job)
-            print(f"{options.model}, {planning.describe(job)}: {planning.verdict(job, result)}")
-            everything_fits &= result.fits
-            continue
-        done = planning.plan(job, compiler, context=plan_table.longest_context(options.model))
-        print(f"{options.model}, {mode}, {topology} as {job.mesh}, {options.length:,} tokens a row:")
-        plan_table.printed(plan_table.POD_COLUMNS, [[options.model, *plan_table.pod_cells(done)]])
-        everything_fits &= done.base.fits
-    return 0 if everything_fits else 1
+    modes = ("train", "score") if options.mode == "both" else (options.mode,)
+    if planning.is_gpu(options.topology) and options.mode == "both":
+        modes = ("train",)  # of scoring there is no arithmetic
+    fits = [_mode(options, mode, kind, shape) for mode in modes]
+    return 0 if all(fits) else 1
+
+
+def _mode(options: argparse.Namespace, mode: str, kind: str, shape: str) -> bool:
+    """Whether training or scoring fits; prints what was found."""
+    from rewardscale.models import presets
+    from rewardscale.training import plan_table, planning, searches
+
+    automatic = mode == "train" and options.remat in ("", AUTO)
+    model, ask = presets.BACKBONES[options.model].model, _asked(options, options.topology)
+    topology = options.topology if shape else f"{kind}:{planning.SLICES.get(kind, ('',))[0]}"
+    job = planning.Job(
+        mode,
+        model,
+        topology,
+        planning.mesh_over(topology, _sizes(options.mesh) if shape else None, model=model),
+        rows=options.rows_per_chip or 1,
+        length=options.length,
+        storage=Storage(options.parameters, options.moments, options.gradients),
+        remat=searches.LEANEST if automatic or mode == "score" else options.remat,
+        attention=options.attention,
+        effort=options.effort,
+    )
+    if not shape:
+        found = searches.smallest_slice(kind, job, ask)
+        if found is None:
+            print(f"{options.model}, {mode}: fits no slice of {kind} up to {planning.SLICES[kind][-1]}")
+            return False
+        job = found[0]
+    if automatic:
+        job = _chosen(f"{options.model}, {job.topology} as {job.mesh}", job, ask)
+    if options.rows_per_chip or not shape:
+        result, rows = ask(job), job.rows
+        print(f"{options.model}, {planning.describe(job)}: {planning.verdict(job, result)}")
+    else:
+        longest_with = searches.LEANEST if automatic else job.remat
+        done = searches.plan(
+            job, ask, context=plan_table.longest_context(options.model), longest_with=longest_with
+        )
+        with_it = "" if mode == "score" else f", remat={job.remat}"
+        print(f"{options.model}, {mode}, {topology} as {job.mesh}, {options.length:,} tokens a row{with_it}:")
+        columns: list[str] = [*plan_table.POD_COLUMNS]
+        if longest_with != job.remat:
+            columns[-1] = f"longest row, remat={longest_with} (GiB)"
+        plan_table.printed(columns, [[options.model, *plan_table.pod_cells(done)]])
+        result, rows = done.base, done.rows
+    if automatic and result.fits:
+        print(f"recommended: {searches.overrides(job, rows)}")
+    return result.fits
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -148,7 +195,14 @@ def _table(options: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _compiler(options: argparse.Namespace):
+def _asked(options: argparse.Namespace, topology: str) -> "Ask":
+    """Whoever answers jobs of this topology: the TPU compiler and its cache, or arithmetic."""
+    from rewardscale.training import planning
+
+    return planning.by_arithmetic if planning.is_gpu(topology) else _compiler(options)
+
+
+def _compiler(options: argparse.Namespace) -> "planning.Compiler":
     from rewardscale.training.planning import Compiler
 
     return Compiler(
@@ -193,7 +247,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add(
         "--topology",
         default="",
-        help="a slice (v5e:16x16, v5p:4x4x4), or a kind of chip (v5e): its smallest slice",
+        help="a slice (v5e:16x16, v5p:4x4x4), a kind of chip (v5e): its smallest slice; or GPUs (h100:8)",
     )
     add("--mode", choices=("train", "score", "both"), default="both")
     add("--length", type=int, default=4096, help="tokens a row")
@@ -203,7 +257,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add("--mesh", default="", help="data,fsdp,tensor; one may be -1 (default: fsdp up to width / 128)")
     for field in dataclasses.fields(Storage):
         add(f"--{field.name}", choices=types, default=getattr(default, field.name))
-    add("--remat", choices=REMAT, default="full", help="what a layer saves for the backward pass")
+    add(
+        "--remat",
+        choices=(AUTO, *REMAT),
+        default="",
+        help="what a layer saves for the backward pass; auto: as much as fits (default: auto, or the config's)",
+    )
     add("--attention", choices=ATTENTION, default="auto")
     add(
         "--effort",
@@ -229,7 +288,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     if options.config and options.sweep:
         parser.error("--config is of a training, --sweep of a sweep: one of them")
     for name in said if options.config or options.sweep else ():
-        if getattr(options, name) != parser.get_default(name):
+        if getattr(options, name) not in (parser.get_default(name), AUTO if name == "remat" else None):
             parser.error(
                 f"--{name} is for a preset; with --config and --sweep it is said by the config (--config.KEY=VALUE)"
             )

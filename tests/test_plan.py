@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewardscale import flops, plan
+from rewardscale.config import REMAT, TrainConfig
 from rewardscale.models import presets
-from rewardscale.training import plan_table, planning
+from rewardscale.sweeps import configfile
+from rewardscale.training import dry_run, plan_table, planning, searches
 from rewardscale.training.planning import GIB, Job, Result
 
 needs_libtpu = pytest.mark.skipif(
@@ -58,6 +60,7 @@ def test_the_two_smallest_presets_compile_for_four_chips_and_are_remembered(
         "--topology=v5e:2x2",
         f"--mode={mode}",
         "--rows_per_chip=1",
+        "--remat=full",
         f"--cache={tmp_path}",
     ]
     assert plan.main(flags) == 0
@@ -89,6 +92,7 @@ def test_what_does_not_fit_is_said_with_its_bytes(tmp_path: Path, capfd: pytest.
         "--topology=v5e:1x1",
         "--mode=train",
         "--rows_per_chip=1",
+        "--remat=full",
         f"--cache={tmp_path}",
     ]
     assert plan.main(flags) == 1
@@ -171,7 +175,7 @@ def test_the_largest_that_fits_is_found_by_few_compiles(
         return result(needed(n) * 1e9, limit=1e9)
 
     start = (1 - base) / slope * guess
-    n, found = planning.largest(run, start=1, guess=start, cap=cap, step=1, limit=1e9)
+    n, found = searches.largest(run, start=1, guess=start, cap=cap, step=1, limit=1e9)
     assert len(compiles) <= 5 and max(compiles) <= cap
     if n == 0:
         assert needed(1) > 1 and not found.fits
@@ -186,7 +190,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     def run(one: Job) -> Result:
         return result((1 + one.rows * one.length / 4096) * GIB)
 
-    whole = planning.plan(job(), run, context=40_960)
+    whole = searches.plan(job(), run, context=40_960)
     assert (whole.rows, whole.longest) == (14, 40_960) and whole.at_rows.fits and whole.at_longest.fits
     for rows in (1, whole.rows):
         remember(tmp_path, job(rows=rows), run(job(rows=rows)))
@@ -200,7 +204,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
             wanted.append(str(missing))
             return run(one)
 
-    assert planning.plan(job(), recorded, context=40_960).longest == 40_960
+    assert searches.plan(job(), recorded, context=40_960).longest == 40_960
     assert wanted and not any(" 14 x 4096 tokens" in line or " 1 x 4096 tokens" in line for line in wanted)
 
 
@@ -218,7 +222,7 @@ def test_the_step_of_a_trainings_config_compiles(tmp_path: Path, capfd: pytest.C
     flags = ["--config=skywork_v2.py:qwen3-0.6b-dev", f"--cache={tmp_path}"]
     assert plan.main(flags) == 0
     said = capfd.readouterr().out
-    assert "v5p:2x2x4 as (1, 4, 4), 1 x 32768 tokens a chip, 64 trees a row: fits" in said
+    assert "v5p:2x2x4 as (1, 4, 4), 1 x 32768 tokens a chip, remat=full, 64 trees a row: fits" in said
     (kept,) = tmp_path.glob("*.json")
     assert json.loads(kept.read_text())["result"]["rematerialized"] == 0
     assert plan.main([*flags, "--offline"]) == 0 and plan.main([*flags, "--offline", "--slots=8"]) == 1
@@ -256,7 +260,7 @@ def test_the_page_without_compiles_says_what_is_missing(
     for name in pods:
         assert [row[0] for row in found[name][2:9]] == list(plan_table.architectures().values())
         assert {cell for row in found[name][2:9] for cell in row[1:]} == {plan_table.ABSENT}
-    assert "0 new compiles, 84 cells without a compile" in capsys.readouterr().out
+    assert "0 new compiles, 91 cells without a compile" in capsys.readouterr().out
 
 
 def test_the_page_shows_what_the_cache_holds(tmp_path: Path) -> None:
@@ -265,7 +269,7 @@ def test_the_page_shows_what_the_cache_holds(tmp_path: Path) -> None:
         remember(tmp_path, one, done)
         return done
 
-    planning.plan(job(topology="v5e:16x16"), compile_it, context=40_960)
+    searches.plan(job(topology="v5e:16x16"), compile_it, context=40_960)
     out = tmp_path / "plan.md"
     plan.main(["--table", "--offline", f"--cache={tmp_path}", f"--out={out}"])
     (row, *_) = [
@@ -279,10 +283,145 @@ def test_the_page_shows_what_the_cache_holds(tmp_path: Path) -> None:
 def test_analytic_bytes_of_gpus() -> None:
     """Llama 3.1 8B: eight H100 hold it in float32 moments, one H200 in bfloat16 ones; by hand for the state."""
     rows = {(row[0], row[1]): row for row in plan_table._gpu_rows(["llama3.1-8b"], 4096)}
-    eight, one = (rows[plan_table.architectures()["llama3.1-8b"], label] for label, _, _ in plan_table.GPUS)
+    eight, one = (rows[plan_table.architectures()["llama3.1-8b"], label] for label, _ in plan_table.CARDS)
     count = 7_504_924_672  # parameters without a language-model head
     assert eight[2] == "float32" and one[2] == "bfloat16"
     assert float(eight[3]) == pytest.approx(count * (2 + 4 + 8 + 4 + 2) / 8 / 1e9, abs=0.1)
     assert float(one[3]) == pytest.approx(count * (2 + 4 + 4 + 2 + 2) / 1e9, abs=0.1)
     assert int(eight[-1]) > 10 and int(one[-1]) >= 1
     assert float(one[4]) == 0  # nothing is gathered on one device
+
+
+def bytes_by_remat(one: Job, *, kept: dict[str, float]) -> Result:
+    """A stand-in for the compiler: 2 GiB of state, and so many GiB kept for each 4,096 tokens by each policy."""
+    return result((2 + kept[one.remat] * one.rows * one.length / 4096) * GIB)
+
+
+KEPT = {"none": 40.0, "dots": 20.0, "attention": 3.0, "full": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("scale", "taken"), [(0.1, "none"), (0.5, "dots"), (1, "attention"), (10, "full"), (99, "")]
+)
+def test_the_least_recomputation_that_fits_is_taken_and_no_more_is_tried(scale: float, taken: str) -> None:
+    kept = {name: scale * gib for name, gib in KEPT.items()}
+    choice = searches.least_recomputation(job(rows=1), lambda one: bytes_by_remat(one, kept=kept))
+    assert choice.result.fits == bool(taken) and choice.job == job(remat=taken or "full")
+    assert tuple(name for name, _ in choice.tried) == REMAT[: REMAT.index(taken or "full") + 1]
+    assert [result.fits for _, result in choice.tried[:-1]] == [False] * (len(choice.tried) - 1)
+
+
+@needs_libtpu
+def test_what_was_tried_is_printed_and_what_was_taken_is_what_a_training_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The most rows are of what was taken, the longest row is looked for with all recomputed."""
+
+    def run(one: Job) -> Result:
+        done = bytes_by_remat(one, kept=KEPT)
+        remember(tmp_path, one, done)
+        return done
+
+    chosen = searches.least_recomputation(job(topology="v5e:4x4"), run)
+    done = searches.plan(chosen.job, run, context=40_960, longest_with="full")
+    assert (done.rows, done.longest) == (4, 40_960) and done.at_longest.gib == 12
+    flags = [f"--model={SMALLEST}", "--topology=v5e:4x4", "--mode=train", f"--cache={tmp_path}", "--offline"]
+    assert plan.main(flags) == 0
+    said = capsys.readouterr().out
+    lines = [re.split(r"  +", line) for line in said.splitlines()]
+    assert lines[1:3] == [[*REMAT, "taken"], ["42.0: too many", "22.0: too many", "5.0", "–", "attention"]]
+    assert lines[4][-1] == "longest row, remat=full (GiB)" and lines[5][-2:] == ["4 (14.0)", "40,960 (12.0)"]
+    (told,) = [line for line in said.splitlines() if line.startswith("recommended: ")]
+    words = [word.removeprefix("--config.").split("=") for word in told.split()[1:]]
+    config, _ = configfile.load("train.py", dict(words), kind=TrainConfig)
+    assert config.runtime.remat == "attention" and config.runtime.rows_per_microbatch == 4 * 16
+    assert config.recipe.dtype == "bfloat16"
+    step = dry_run.step_job(config, topology="v5e:4x4", slots=8, model=chosen.job.model)
+    assert step == dataclasses.replace(chosen.job, rows=4)
+
+
+@needs_libtpu
+def test_of_a_kind_of_chip_the_smallest_slice_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for remat in REMAT:
+        one = job(topology="v5e:1x1", remat=remat)
+        remember(tmp_path, one, bytes_by_remat(one, kept=KEPT))
+    flags = [f"--model={SMALLEST}", "--topology=v5e", "--mode=train", f"--cache={tmp_path}", "--offline"]
+    assert plan.main(flags) == 0
+    said = capsys.readouterr().out
+    assert "v5e:1x1 as (1, 1, 1), 1 x 4096 tokens a chip, remat=attention: fits: 5.00 of 15.75 GiB" in said
+    assert "--config.runtime.remat=attention" in said
+
+
+@needs_libtpu
+def test_a_configs_own_policy_stands_unless_auto_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = "skywork_v2.py:qwen3-0.6b-dev"
+    step = dry_run.step_job(configfile.load(spec, kind=TrainConfig)[0])
+    for remat, gib in {"none": 99, "dots": 90, "full": 9}.items():
+        one = dataclasses.replace(step, remat=remat)
+        remember(tmp_path, one, result(gib * GIB, limit=planning.HBM["v5p"]))
+    flags = [f"--config={spec}", f"--cache={tmp_path}", "--offline"]
+    assert plan.main(flags) == 0
+    said = capsys.readouterr().out
+    assert "remat=full" in said and "recommended" not in said
+    assert plan.main([*flags, "--remat=auto"]) == 0
+    said = capsys.readouterr().out
+    assert "99.0: too many" in said and said.endswith("recommended: --config.runtime.remat=dots\n")
+
+
+def test_gpus_by_arithmetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Llama 3.2 3B fits eight H100 with everything kept, and one H200; of longer rows less is kept."""
+    flags = ["--model=llama3.2-3b", f"--cache={tmp_path}", "--rows_per_chip=1"]
+    assert plan.main([*flags, "--topology=h100:8"]) == 0
+    said = capsys.readouterr().out
+    assert "remat=none: fits by arithmetic: " in said and "--config.runtime.mesh=1,8,1" in said
+    found = []
+    for length in (4096, 16_384, 32_768, 65_536):
+        assert plan.main([*flags, "--topology=h100:8", f"--length={length}"]) == 0
+        found.append(re.findall(r"runtime\.remat=(\w+)", capsys.readouterr().out)[0])
+    assert found == sorted(found, key=REMAT.index) and found[0] == "none" and found[-1] != "none"
+    assert plan.main([*flags, "--topology=h100:8", "--mode=score"]) == 2
+    assert "of GPUs there is arithmetic of --mode=train alone" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing was compiled
+
+
+def test_of_a_sweep_the_policy_with_which_all_models_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep has one: that of the model which has to recompute most."""
+    rows = "--config.runtime.rows_per_microbatch=4"
+    flags = ["--sweep=paper_curves.py:scaling", "--topology=h100:16", rows, "--remat=auto"]
+    assert plan.main(flags) == 0
+    said = capsys.readouterr().out
+    taken = set(re.findall(r"remat=(\w+), \d+ trees a row: fits by arithmetic", said))
+    assert len(taken) > 1  # small models and large ones
+    last = said.splitlines()[-1]
+    assert last == f"recommended, with which all fit: --config.runtime.remat={max(taken, key=REMAT.index)}"
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_compiler_itself_decides_what_is_recomputed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one v5e chip the smallest backbone's row of 4,096 tokens fits by recomputing something, not nothing."""
+    flags = [f"--model={SMALLEST}", "--topology=v5e:1x1", "--mode=train", "--rows_per_chip=1"]
+    assert plan.main([*flags, f"--cache={tmp_path}"]) == 0
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    needed = {r["job"]["remat"]: r["result"]["needed_bytes"] for r in records}
+    fits = {r["job"]["remat"]: r["result"]["fits"] for r in records}
+    assert list(needed) and sorted(needed, key=needed.__getitem__, reverse=True) == sorted(
+        needed, key=REMAT.index
+    )
+    for record in records:
+        one = planning.job_from(record["job"])
+        parts = flops.device_bytes(
+            one.model, one.storage, devices=1, rows=1, length=4096, remat=one.remat, queries=0
+        )
+        assert (
+            0.8 < sum(parts.values()) / record["result"]["needed_bytes"] < 1.25
+        )  # what GPUs are reckoned by
+    taken = max(needed, key=REMAT.index)
+    assert fits.pop(taken) and not any(fits.values()) and fits
+    assert f"--config.runtime.remat={taken}" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from rewardscale import platforms
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.evaluation.certificate_cases import conversations, read_cases
@@ -111,6 +112,7 @@ def _differing(first: hf.Checkpoint, second: hf.Checkpoint) -> list[str]:
 
 def main(request_path: str, answer_path: str) -> None:
     """Answers one request."""
+    platforms.prepare()
     try:
         answer = leg(**json.loads(Path(request_path).read_text(encoding="utf-8")))
     except (ConfigError, DataError) as error:

@@ -18,7 +18,6 @@ import numpy as np
 
 from rewardscale import flops
 from rewardscale.config import Assumed, ConfigError, ModelConfig, SweepConfig, TrainConfig
-from rewardscale.models.attention import QUERIES
 from rewardscale.models.presets import is_convex
 from rewardscale.sweeps import datasets
 from rewardscale.sweeps.sweep import Plan
@@ -152,9 +151,9 @@ def bytes_a_chip(config: TrainConfig, model: ModelConfig) -> str:
     """GiB that the TPU compiler planned for the training's step; of GPUs by arithmetic; or why it is not known."""
     if not config.runtime.row_length:
         return "no row_length"
-    if planning.is_gpu(config.assumed.topology):
-        return _gpu_bytes(config, model)
     job = dry_run.step_job(config, model=model)
+    if planning.is_gpu(job.topology):
+        return f"{planning.by_arithmetic(job).gib:.1f}"
     try:
         result = planning.Compiler(planning.default_cache(), offline=True)(job)
     except planning.Missing:
@@ -162,21 +161,6 @@ def bytes_a_chip(config: TrainConfig, model: ModelConfig) -> str:
     except ConfigError:
         return "no libtpu"
     return f"{result.gib:.1f}" if result.fits else f"{result.gib:.1f}: too many"
-
-
-def _gpu_bytes(config: TrainConfig, model: ModelConfig) -> str:
-    runtime = config.runtime
-    shape = planning.mesh_over(config.assumed.topology, runtime.mesh, model=model)
-    parts = flops.device_bytes(
-        model,
-        config.recipe.storage,
-        devices=shape[1] * shape[2],
-        rows=-(-runtime.rows_per_microbatch // (shape[0] * shape[1])),
-        length=runtime.row_length,
-        remat=runtime.remat,
-        queries=QUERIES,
-    )
-    return f"{sum(parts.values()) / planning.GIB:.1f}"
 
 
 def page(config: SweepConfig, priced: Sequence[Priced], *, chip_hour_price: float = 0.0) -> str:

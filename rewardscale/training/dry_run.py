@@ -105,7 +105,7 @@ def step_job(
     effort: str = "O0",
     model: ModelConfig | None = None,
 ) -> planning.Job:
-    """The compile of one optimizer step: the recipe's types, the runtime's mesh, microbatch and rows.
+    """One optimizer step as it is compiled, or reckoned of GPUs: the recipe's types, the runtime's mesh and rows.
 
     Args:
       topology: instead of config.assumed's. slots: trees a row; 0 takes what assumed lengths need.
@@ -116,11 +116,9 @@ def step_job(
     topology, runtime = topology or config.assumed.topology, config.runtime
     if not topology or not runtime.row_length:
         raise ConfigError(
-            f"topology={topology!r}, config.runtime.row_length={runtime.row_length}: a step is compiled for a slice "
+            f"topology={topology!r}, config.runtime.row_length={runtime.row_length}: a step is planned for a slice "
             "(--topology, or config.assumed.topology) and rows of a stated length"
         )
-    if planning.is_gpu(topology):
-        raise ConfigError(f"topology={topology!r}: steps are compiled for TPUs alone, without one")
     model = model or model_of(config)
     shape = planning.mesh_over(topology, runtime.mesh, model=model)
     return planning.Job(

@@ -1,8 +1,8 @@
-"""What fits on which chips: compiles that are cached, each in a process of its own, and searches made of them.
+"""What fits on which chips: compiles that are cached, each in a process of its own; of GPUs, arithmetic.
 
 A `Job` is one compile. Its result is a JSON file named by a hash of the job and of jax's and libtpu's versions, so
 whatever was compiled once is never compiled again and an interrupted search goes on where it stopped. What the code
-was is recorded with each result, not part of its name.
+was is recorded with each result, not part of its name. Searches are made of them in training/searches.py.
 """
 
 import ast
@@ -22,6 +22,7 @@ from typing import Any
 
 from rewardscale import atomic, flops
 from rewardscale.config import ConfigError, Lora, ModelConfig, RopeScaling, Storage, content_hash, science
+from rewardscale.platforms import GPU_MEMORY
 
 GIB = 2**30
 # Slices in order of size. Compilers and clouds call them by chips along each axis of the torus.
@@ -30,18 +31,14 @@ SLICES = {
     "v6e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("1x1x1", "2x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
 }
-GPUS = (
-    "h100",
-    "h200",
-    "h800",
-    "a100",
-)  # "h100:8": no slice, and no compiler that could be asked; for hours alone
+# "h100:8" is no slice, and no compiler could be asked: hours and bytes are arithmetic. Bytes of one by NVIDIA's data
+# sheets; of an A100, the larger.
+GPUS = {"h100": 80e9, "h200": 141e9, "h800": 80e9, "a100": 80e9}
 # Bytes of a chip's memory that libtpu 0.0.50.1 lets a program have, by its own messages.
 HBM = {"v5e": 15.75 * GIB, "v6e": 31.24 * GIB, "v5p": 95.73 * GIB}
 STORAGE = Storage(parameters="bfloat16")  # what the table is made with: a float32 master, float32 moments
 RESERVED = 0.25 * GIB  # of which the runtime takes so much
 LANES = 128  # numbers in a row of a TPU's registers
-MOST_ROWS = 64  # of a length that are looked for
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
     *(f"models/{name}.py" for name in ("attention", "splash", "layers", "reward", "lora")),
@@ -139,6 +136,12 @@ def is_gpu(topology: str) -> bool:
     return topology.partition(":")[0] in GPUS
 
 
+def memory(topology: str) -> float:
+    """Bytes that a program may have of a chip of the slice, or of a GPU."""
+    kind = topology.partition(":")[0]
+    return GPUS[kind] * GPU_MEMORY if is_gpu(topology) else HBM[kind]
+
+
 def chips(topology: str) -> int:
     """Of a slice like "v5e:4x4" or GPUs like "h100:8". Raises ConfigError, naming what there is, if it is neither."""
     kind, _, shape = topology.partition(":")
@@ -228,16 +231,48 @@ class Missing(CompileError):
 def describe(job: Job) -> str:
     """One line that says which compile it is."""
     size = f"{job.model.layers} layers of width {job.model.width}"
-    return f"{job.mode} {size}, {job.topology} as {job.mesh}, {job.rows} x {job.length} tokens a chip"
+    line = f"{job.mode} {size}, {job.topology} as {job.mesh}, {job.rows} x {job.length} tokens a chip"
+    return line if job.mode == "score" else f"{line}, remat={job.remat}"
 
 
 def verdict(job: Job, result: Result) -> str:
     """Fits or does not, with the bytes."""
-    limit = HBM[job.topology.partition(":")[0]] / GIB
+    limit, how = memory(job.topology) / GIB, " by arithmetic" if is_gpu(job.topology) else ""
     if result.fits:
         warned = f", {result.rematerialized} involuntary rematerializations" if result.rematerialized else ""
-        return f"fits: {result.gib:.2f} of {limit:.2f} GiB{warned}"
-    return f"does not fit: needs {result.gib:.2f} GiB of {limit:.2f}"
+        return f"fits{how}: {result.gib:.2f} of {limit:.2f} GiB{warned}"
+    return f"does not fit{how}: needs {result.gib:.2f} GiB of {limit:.2f}"
+
+
+def by_arithmetic(job: Job) -> Result:
+    """A training step on GPUs by `flops.device_bytes`, attention "chunked": nothing is compiled.
+
+    Activations are taken whole on each GPU, also where the tensor axis splits some: too many bytes rather than too few.
+
+    Raises ConfigError for scoring, of which there is no arithmetic.
+    """
+    from rewardscale.models.attention import QUERIES  # brings jax
+
+    if job.mode != "train":
+        raise ConfigError(
+            f"--mode={job.mode}, {job.topology}: of GPUs there is arithmetic of --mode=train alone"
+        )
+    parts = flops.device_bytes(
+        job.model, job.storage, devices=job.mesh[1] * job.mesh[2], rows=job.rows, length=job.length, remat=job.remat,
+        queries=QUERIES,
+    )  # fmt: skip
+    needed, held = sum(parts.values()), sum(parts[name] for name in ("parameters", "master", "moments"))
+    return Result(
+        fits=needed <= memory(job.topology),
+        needed_bytes=int(needed),
+        argument_bytes=int(held),
+        temporary_bytes=int(needed - held),
+        output_bytes=0,
+        seconds=0.0,
+        rematerialized=0,
+        code="",
+        key="",
+    )
 
 
 def compile_apart(job: Job, *, timeout: float = 3600) -> Result:
@@ -314,96 +349,3 @@ def job_from(values: dict[str, Any]) -> Job:
         "mesh": tuple(values["mesh"]),
     }
     return Job(**(values | given))
-
-
-def bytes_a_row(job: Job) -> float:
-    """A first guess at what one more row costs a chip."""
-    if job.mode == "score":
-        return flops.layer_activation_bytes(job.model, tokens=job.length) / job.mesh[2]
-    return flops.activation_bytes(job.model, tokens=job.length, remat=job.remat) / job.mesh[2]
-
-
-def largest(
-    run: Callable[[int], Result],
-    *,
-    start: int,
-    guess: float,
-    cap: int,
-    step: int,
-    limit: float,
-    most: int = 4,
-) -> tuple[int, Result]:
-    """The largest multiple n of `step` up to `cap` that fits, to within an eighth, and its result.
-
-    Bytes are nearly linear in n, so a line through two compiles names the next. `start` is known to fit or is tried
-    first: (0, its result) if it does not. At most `most` compiles besides.
-    """
-    low, best = start, run(start)
-    if not best.fits:
-        return 0, best
-    high, known, n = cap + step, (start, best.needed_bytes), max(guess, start + step)
-    for _ in range(most):
-        n = min(int(n) // step * step, cap)
-        if n >= high:
-            n = (low + high) // 2 // step * step
-        if n <= low or (n < low * 9 / 8 and low > start):
-            break
-        result = run(n)
-        slope = (result.needed_bytes - known[1]) / (n - known[0])
-        if result.fits:
-            low, best = n, result
-        else:
-            high = n
-        n = known[0] + (limit - known[1]) / max(slope, 1.0)
-    return low, best
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What fits of one model on one slice.
-
-    Attributes:
-      base: one row of the length asked for, a chip. rows: the most rows of that length.
-      longest: the longest single row, tokens; 0 and 0 if not even the base fits.
-      at_rows, at_longest: their results.
-    """
-
-    job: Job
-    base: Result
-    rows: int
-    at_rows: Result
-    longest: int
-    at_longest: Result
-
-
-def plan(job: Job, run: Callable[[Job], Result], *, context: int) -> Plan:
-    """Searches the most rows and the longest row (up to `context` tokens) for `job`, whose `rows` is ignored."""
-    limit = HBM[job.topology.partition(":")[0]] - RESERVED
-    base = run(dataclasses.replace(job, rows=1))
-    room = limit - base.needed_bytes
-    rows, at_rows = largest(
-        lambda n: run(dataclasses.replace(job, rows=n)),
-        start=1, guess=1 + room / bytes_a_row(job), cap=MOST_ROWS, step=1, limit=limit,
-    )  # fmt: skip
-    longest, at_longest = largest(
-        lambda n: run(dataclasses.replace(job, rows=1, length=n)),
-        start=job.length, guess=max(1, rows) * job.length, cap=context, step=1024, limit=limit,
-    )  # fmt: skip
-    return Plan(job, base, rows, at_rows, longest, at_longest)
-
-
-def smallest_slice(kind: str, job: Job, run: Callable[[Job], Result]) -> tuple[Job, Result] | None:
-    """`job` (its topology and mesh are ignored) on the smallest slice of `kind` where it fits, or None."""
-    if kind not in SLICES:
-        raise ConfigError(f"topology={kind!r}: the kind of chip must be one of {', '.join(SLICES)}")
-    state = flops.state_bytes(job.model, job.storage)
-    kept = sum(state.values()) if job.mode == "train" else state["parameters"]
-    for shape in SLICES[kind]:
-        topology = f"{kind}:{shape}"
-        here = dataclasses.replace(job, topology=topology, mesh=mesh_over(topology, model=job.model))
-        if kept > here.mesh[1] * HBM[kind]:
-            continue  # not even the state
-        result = run(here)
-        if result.fits:
-            return here, result
-    return None

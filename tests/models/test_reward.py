@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rewardscale import flops
 from rewardscale.config import REMAT, ConfigError, ModelConfig
 from rewardscale.data import rows as tree_rows
 from rewardscale.data.tokenised import TokenisedView, token_store
@@ -273,6 +274,32 @@ def test_remat_saves_what_its_name_says(gradient_case: Any) -> None:
     assert counts["attention"] == (3, 0, 0)  # what attention returns, once a layer
     assert counts["dots"] == (3, 6, 0)  # queries; gate and up
     assert counts["none"][2] >= 3  # attention's weights too
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_what_norms_keep_in_float32_is_what_flops_counts(qk_norm: bool, gradient_case: Any) -> None:
+    """In bfloat16, where nothing is recomputed: what a third layer adds, scores and a token's factors left out."""
+    _, _, batch, _ = gradient_case
+    tokens = batch["tokens"].size
+    kept = []
+    for layers in (2, 3):
+        config = small.varied(small.MODEL, layers=layers, qk_norm=qk_norm)
+        options = reward.Options(dtype="bfloat16", scan=False, prune=False)
+        _, backward = jax.eval_shape(
+            lambda p, c=config, o=options: jax.vjp(lambda p: reward.rewards(c, p, batch, o), p),
+            reward.abstract(config),
+        )
+        leaves = [leaf for leaf in jax.tree.leaves(backward) if leaf.dtype == jnp.float32]
+        whole = [leaf for leaf in leaves if leaf.shape[:2] == batch["tokens"].shape and leaf.shape[-1] > 1]
+        kept.append(sum(4 * leaf.size for leaf in whole))
+    counted = [
+        flops.activation_bytes(
+            small.varied(small.MODEL, layers=n, qk_norm=qk_norm), tokens=tokens, remat="none"
+        )
+        - (n + 1) * flops.layer_activation_bytes(small.MODEL, tokens=tokens)
+        for n in (2, 3)
+    ]
+    assert kept[1] - kept[0] == counted[1] - counted[0] > 0
 
 
 def test_the_gradient_of_a_narrow_table_is_summed_in_float32() -> None:

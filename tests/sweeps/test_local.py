@@ -1,19 +1,22 @@
-"""How a worker process ends, and which cells workers begin with."""
+"""How a worker process ends, what is tested before one starts, and which cells workers begin with."""
 
 import dataclasses
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rewardscale import exits
+from rewardscale import exits, platforms
 from rewardscale import launch as command
-from rewardscale.config import ModelConfig
+from rewardscale.config import ConfigError, ModelConfig, Recipe, RunConfig, SweepConfig
 from rewardscale.models.presets import get_model
 from rewardscale.sweeps import cell, configfile, sweep
 from rewardscale.sweeps.executors import local
@@ -59,7 +62,7 @@ def planned(workdir: Path, *arguments: str) -> sweep.Plan:
 def test_a_cell_that_hung_is_tried_again_so_often(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(local, "_work", hanging_worker.work)
     cells: Any = [
-        SimpleNamespace(run_id=i, flops=0.0, branch=None, run=SimpleNamespace(model=None))
+        SimpleNamespace(run_id=i, flops=0.0, branch=None, run=SimpleNamespace(model=None, recipe=None))
         for i in (hanging_worker.ALWAYS, "once", "too")
     ]
     config: Any = SimpleNamespace(runtime=SimpleNamespace(workers=1))
@@ -124,3 +127,63 @@ def test_a_branch_waits_for_its_trunk_although_it_is_of_another_size():
     trunk = a_cell("w8", 100, Branch("t", (5,), 1, 1.0, follows=False))
     branch = a_cell("w8", 900, Branch("t", (5,), 1, 1.0, follows=True))
     assert models_first(in_order([branch, trunk])) == [trunk, branch]
+
+
+def simulated_wrong_product() -> None:
+    raise ConfigError(f"products are off, {os.environ['SAID_TO_WORKERS']}")
+
+
+def simulated_missing_instruction() -> None:
+    os.kill(os.getpid(), signal.SIGILL)
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (simulated_wrong_product, "products are off, one thread"),
+        (simulated_missing_instruction, "signal SIGILL"),
+    ],
+)
+def test_a_self_test_runs_as_a_worker_does_and_says_what_is_wrong(
+    check: Callable[[], None], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        local.passes(check, {"SAID_TO_WORKERS": "one thread"})
+    assert "SAID_TO_WORKERS" not in os.environ
+
+
+def test_this_cpu_passes_the_self_test_of_bfloat16() -> None:
+    local.passes(local._multiplies_bfloat16, platforms.worker_environment(2))
+
+
+def test_cells_in_bfloat16_start_only_after_the_self_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "_multiplies_bfloat16", simulated_wrong_product)
+    monkeypatch.setattr(platforms, "lacks_bfloat16", lambda: True)
+    monkeypatch.setenv("SAID_TO_WORKERS", "")
+    recipe = Recipe(dtype="bfloat16")
+    run = RunConfig("w8", small.MODEL, recipe, "gold", 100, 0, -1, 0, 1.0, {}, {})
+    cells, events = [Cell(run, 100, 0.0, 200, 1, 1.0)] * 2, []
+    with pytest.raises(ConfigError, match="products are off"):
+        local.run_cells(cells, SweepConfig(), tmp_path, None, events.append, of=2)
+    assert not events and not multiprocessing.active_children()
+    said = capsys.readouterr().err
+    assert said.count("slower than float32") == 1 and "amx_bf16" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("model\t: 1\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", False),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", False),
+        ("flags\t\t: fpu avx2 avx512f\nflags\t\t: fpu avx2 avx512f\n", True),
+        ("Features\t: fp asimd bf16\n", False),  # ARM's, of which nothing is known
+        (None, False),
+    ],
+)
+def test_what_the_system_says_of_bfloat16(text: str | None, lacks: bool, tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    assert platforms.lacks_bfloat16(path) == lacks

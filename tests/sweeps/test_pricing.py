@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewardscale import flops, launch, plan
-from rewardscale.config import AssumedSweep, ConfigError, ModelConfig
+from rewardscale.config import AssumedSweep, ModelConfig
 from rewardscale.models import presets
 from rewardscale.sweeps import configfile, pricing, sweep
 from rewardscale.training import dry_run, planning
@@ -126,10 +126,10 @@ def test_gpus_are_priced_too(capsys) -> None:
     )  # fmt: skip
     assert "160 cells on h100:8, 8 chips a cell" in page and "8 chips x 990 TFLOP/s" in page
     config = configfile.load(
-        "skywork_v2.py:qwen3-8b", {"assumed.topology": "h100:8"}, kind=dry_run.TrainConfig
+        "skywork_v2.py:qwen3-8b", {"assumed.topology": "h100:64"}, kind=dry_run.TrainConfig
     )[0]
-    with pytest.raises(ConfigError, match="compiled for TPUs alone"):
-        dry_run.step_job(config)
+    step = planning.by_arithmetic(dry_run.step_job(config))
+    assert pricing.bytes_a_chip(config, dry_run.model_of(config)) == f"{step.gib:.1f}"
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0.01, 50)), min_size=1, max_size=8), st.integers(1, 6))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rewardscale import exits, platforms
-from rewardscale.config import ModelConfig, SweepConfig
+from rewardscale.config import ConfigError, ModelConfig, SweepConfig
 from rewardscale.sweeps.grid import Cell
 
 _GRACE_SECONDS = 60.0  # how long a worker may take to save its state when asked to stop
@@ -91,11 +91,23 @@ def run_cells(
 
     `of` is how many cells the whole sweep has: its cells compute alike, to the last bit, however many of them are left.
     KeyboardInterrupt (Ctrl-C, SIGTERM) asks the workers to save and stop, waits for them, and is raised again.
+
+    Raises ConfigError, before any cell starts, if cells want bfloat16 of a CPU that gets it wrong.
     """
     queue = deque(models_first(in_order(cells)))
     wanted = config.runtime.workers or default_workers()
     count = min(wanted, max(1, len(queue)))
     environment = platforms.worker_environment(min(wanted, of))  # threads change how sums round
+    if platforms.platform() == "cpu" and any(
+        c.run.recipe and c.run.recipe.dtype == "bfloat16" for c in cells
+    ):
+        if platforms.lacks_bfloat16():
+            print(
+                'recipe.dtype="bfloat16": this CPU has neither amx_bf16 nor avx512_bf16, so it will be slower than '
+                "float32",
+                file=sys.stderr,
+            )
+        passes(_multiplies_bfloat16, environment)
     context = multiprocessing.get_context("spawn")
     arguments = (config, workdir, data_dir, metrics)
 
@@ -134,6 +146,34 @@ def run_cells(
         _stop(workers)
 
 
+def passes(check: Callable[[], None], environment: dict[str, str]) -> None:
+    """Runs `check` as a worker would, in a process of its own with these variables.
+
+    Raises the ConfigError that it raises, or one that says how its process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_check, args=(theirs, check), name="self-test", daemon=True)
+    with _patched(environment):
+        process.start()
+    theirs.close()
+    try:
+        wrong = ours.recv()
+    except (EOFError, ConnectionResetError):
+        process.join()
+        wrong = (
+            f'recipe.dtype="bfloat16": its self-test died ({_ended(process.exitcode)}); set it to "float32"'
+        )
+    process.join()
+    if wrong:
+        raise ConfigError(wrong)
+
+
+def _ended(code: int | None) -> str:
+    """How a process ended, for people."""
+    return f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code or 0}"
+
+
 def _feed(worker: _Worker, queue: deque[Cell]) -> None:
     worker.cell = queue.popleft() if queue else None
     if worker.cell is not None:
@@ -159,9 +199,8 @@ def _died(worker: _Worker, faults: Counter[str]) -> Event:
         reason = f"its worker process hung (exit code {code}, start {count} of {_STARTS}); where: hang.txt of the run"
         kind = "again" if count < _STARTS else "failed"
         return Event(kind, worker.number, worker.cell, reason, machine=True)
-    reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     hint = "; out of memory? try --config.runtime.workers=1" if code == -signal.SIGKILL else ""
-    return Event("failed", worker.number, worker.cell, f"its worker process died ({reason}){hint}")
+    return Event("failed", worker.number, worker.cell, f"its worker process died ({_ended(code)}){hint}")
 
 
 def _stop(workers: list[_Worker]) -> None:
@@ -197,6 +236,24 @@ class _patched:
 
 
 # --- in the worker process ---------------------------------------------------------------------------
+
+
+def _check(pipe: Connection, check: Callable[[], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to hear
+    try:
+        check()
+    except ConfigError as error:
+        pipe.send(str(error))
+    else:
+        pipe.send("")
+
+
+def _multiplies_bfloat16() -> None:
+    from rewardscale.models.products import (
+        check_bfloat16_on_cpu,
+    )  # brings jax: this process is to touch no device
+
+    check_bfloat16_on_cpu()
 
 
 def _work(pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool) -> None:
