@@ -92,7 +92,8 @@ def worker_environment(workers: int) -> dict[str, str]:
     flags, out = list(CPU_WORKER), {"JAX_PLATFORMS": "cpu"}
     if workers > 1:
         flags += CPU_SIDE_BY_SIDE
-        out |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+        # NPROC is XLA's: or it splits larger products into as many parts as it sees cores, which round otherwise.
+        out |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NPROC"), "1")
     return out | {"XLA_FLAGS": " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()}
 
 
