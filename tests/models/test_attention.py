@@ -270,9 +270,14 @@ def test_auto_on_cpus_holds_no_row_of_scores_whole() -> None:
 @pytest.mark.parametrize(
     ("device", "length", "kind"),
     [("tpu", 4096, "splash"), ("tpu", 64, "dense"), ("cpu", 28, "dense"), ("cpu", 256, "windowed"),
-     ("gpu", 1024, "dense"), ("gpu", 4096, "chunked")],
+     ("gpu", 1024, "cudnn"), ("gpu", 4096, "cudnn")],
 )  # fmt: skip
 def test_auto_chooses_by_platform_and_length(device: str, length: int, kind: str) -> None:
+    assert (attention._kernels(device, length) or attention._fitting(device, length)) == kind
+
+
+@pytest.mark.parametrize(("device", "length", "kind"), [("gpu", 2048, "dense"), ("tpu", 4096, "chunked")])
+def test_without_kernels_it_goes_by_length(device: str, length: int, kind: str) -> None:
     assert attention._fitting(device, length) == kind
 
 
