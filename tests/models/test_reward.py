@@ -140,7 +140,7 @@ def reference_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", ["dense", "chunked", "splash", "cudnn"])
+@pytest.mark.parametrize("kind", ["dense", "chunked", "windowed", "splash", "cudnn"])
 def test_changing_one_comparison_moves_no_other_reward(
     kind: str, pairs_view: TokenisedView, request: pytest.FixtureRequest
 ) -> None:
