@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rewardscale.models import attention
+from rewardscale.models import attention, splash, windowed
 from tests.models.test_attention import both_ways, random_inputs, random_trees
 
 PATHS = ["dense", "chunked", "windowed", "splash"]
@@ -38,3 +38,62 @@ def test_replacing_a_tree_moves_no_other_by_a_bit(kind: str) -> None:
         for a, b in zip(before, jax.tree.leaves(run(*changed)), strict=True):
             np.testing.assert_array_equal(np.asarray(a)[~tree], np.asarray(b)[~tree])
             assert (np.asarray(a)[tree] != np.asarray(b)[tree]).mean() > 0.9
+
+
+def windows(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First key and size of the window of each block of queries, [R, blocks]."""
+    rows, length = lo.shape
+    low, high = (jnp.asarray(x.reshape(-1, windowed.QUERIES)) for x in (lo, hi))
+    first, number = (np.asarray(x).reshape(rows, -1) for x in windowed._windows(low, high, length))
+    return first, np.asarray(windowed.window_sizes(length))[number]
+
+
+def test_windows_hold_what_is_seen_and_little_else() -> None:
+    lo, hi = random_trees(np.random.default_rng(3), 2, 2048)
+    first, size = windows(lo, hi)
+    by_block = [x.reshape(*first.shape, windowed.QUERIES) for x in (lo, hi)]
+    assert (first <= by_block[0].min(2)).all() and (first + size >= by_block[1].max(2)).all()
+    assert size.mean() < 0.2 * 2048
+
+
+def test_the_walks_of_splash_load_no_block_that_is_not_visited() -> None:
+    """A block is loaded where the name that stands in the table changes, in both directions."""
+    lo, hi = random_trees(np.random.default_rng(3), 2, 2048)
+    along_keys, along_queries = splash.block_tables(jnp.asarray(lo), jnp.asarray(hi), 128)
+    row = np.repeat([0, 16], 16)[:, None]  # its first block, of both walks
+    for table, axis in ((along_keys, 1), (along_queries, 0)):
+        named, visited = (np.moveaxis(np.asarray(x)[0], axis, 1) for x in (table.data_next, table.block_mask))
+        np.testing.assert_array_equal(named[visited > 0], (row + np.arange(16))[visited > 0])
+        assert (np.diff(named, axis=1) != 0).sum() + 32 == visited.sum() < 0.3 * visited.size
+
+
+def unread(kind: str, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Keys [T] of a single row that lie in no block's window, or in no visited pair of blocks."""
+    if kind == "splash":
+        block = splash.block_size(lo.shape[1])
+        table, _ = splash.block_tables(jnp.asarray(lo), jnp.asarray(hi), block)
+        return np.repeat(~np.asarray(table.block_mask)[0].any(0), block)
+    (first,), (size,) = windows(lo, hi)
+    place = np.arange(lo.shape[1])
+    return ~((place >= first[:, None]) & (place < (first + size)[:, None])).any(0)
+
+
+@pytest.mark.parametrize("kind", ["windowed", "splash"])
+def test_what_is_skipped_is_never_read(kind: str) -> None:
+    """Keys and values that are no numbers change nothing where no block needs them, forward and backward.
+
+    The tokens from 512 to 1,024 are seen by none, themselves included: they see the row's first key.
+    """
+    random = np.random.default_rng(6)
+    between = np.zeros((1, 512), np.int32), np.ones((1, 512), np.int32)
+    behind = tuple(x + 1024 for x in random_trees(random, 1, LENGTH - 1024))
+    lo, hi = map(np.hstack, zip(random_trees(random, 1, 512), between, behind, strict=True))
+    arrays, nothing = random_inputs(random, 1, LENGTH, 2, 1, 8), unread(kind, lo, hi)
+    assert nothing.sum() >= 128
+    attend = attention.among_tokens(kind, jnp.asarray(lo), jnp.asarray(hi), None)
+    run = jax.jit(lambda *arrays: both_ways(list(arrays), attend))
+    spoilt = [jnp.where(nothing[:, None, None], jnp.nan, x) for x in arrays[1:3]]
+    before, after = run(*arrays), run(arrays[0], *spoilt, arrays[3])
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
