@@ -1,9 +1,14 @@
 """Every path of attention on rows of packed trees that span its blocks: no tree sees another, and it is dense."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewardscale.models import attention, splash, windowed
 from tests.models.test_attention import both_ways, random_inputs, random_trees
@@ -97,3 +102,53 @@ def test_what_is_skipped_is_never_read(kind: str) -> None:
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_array_equal(a, b)
+
+
+SHORT = 640  # tokens: 5 blocks of splash, 2 of chunked, 5 of windowed
+TREE = st.tuples(st.integers(0, 150), st.integers(1, 300), st.integers(1, 150))  # left, prompt, right
+ROW = st.lists(TREE, max_size=8)
+
+
+def laid_out(row: list[tuple[int, int, int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """lo, hi [1, length] of trees of these sizes, those left out that do not fit; the rest sees itself."""
+    lo = np.arange(length, dtype=np.int32)
+    hi, at = lo + 1, 0
+    for left, prompt, right in row:
+        p0, p1, end = at + left, at + left + prompt, at + left + prompt + right
+        if end <= length:
+            hi[at:p0], lo[p0:end], at = p1, p0, end
+    return lo[None], hi[None]
+
+
+@functools.cache
+def against_dense(kind: str, dtype: str) -> Any:
+    """jit of (q, k, v, weight, lo, hi) -> output and gradients by `kind` in `dtype`, and by dense in float32."""
+
+    def run(arrays: list[jax.Array], lo: jax.Array, hi: jax.Array) -> Any:
+        narrow = [x.astype(dtype) for x in arrays]
+        wide = [x.astype(jnp.float32) for x in narrow]
+        return tuple(
+            jax.tree.leaves(both_ways(given_, attention.among_tokens(path, lo, hi, None)))
+            for path, given_ in ((kind, narrow), ("dense", wide))
+        )
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("kind", ["splash", "chunked", "windowed"])
+@settings(max_examples=12, deadline=None)
+@given(row=ROW, seed=st.integers(0, 99))
+def test_any_trees_give_what_dense_gives(kind: str, row: list[tuple[int, int, int]], seed: int) -> None:
+    arrays = random_inputs(np.random.default_rng(seed), 1, SHORT, 2, 1, 8)
+    for ours, truth in zip(*against_dense(kind, "float32")(arrays, *laid_out(row, SHORT)), strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["splash", "chunked"])
+@settings(max_examples=6, deadline=None)
+@given(row=ROW, seed=st.integers(0, 99))
+def test_in_bfloat16_they_do_so_but_rounded(kind: str, row: list[tuple[int, int, int]], seed: int) -> None:
+    arrays = random_inputs(np.random.default_rng(seed), 1, SHORT, 2, 1, 16)
+    for ours, truth in zip(*against_dense(kind, "bfloat16")(arrays, *laid_out(row, SHORT)), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(np.float32), truth, atol=0.02 * max(1, np.abs(truth).max()))
