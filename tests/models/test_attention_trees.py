@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rewardscale.models import attention, splash, windowed
 from tests.models.test_attention import both_ways, random_inputs, random_trees
 
-PATHS = ["dense", "chunked", "windowed", "splash"]
-LENGTH = 1280  # tokens: 5 blocks of splash, 3 of chunked, 10 of windowed
+PATHS = ["chunked", "windowed", "splash"]
+LENGTH = 640  # tokens: 5 blocks of splash, 2 of chunked, 5 of windowed
 
 
 def numbers(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_replacing_a_tree_moves_no_other_by_a_bit(kind: str) -> None:
     attend = attention.among_tokens(kind, jnp.asarray(lo), jnp.asarray(hi), None)
     run = jax.jit(lambda *arrays: both_ways(list(arrays), attend))
     before = jax.tree.leaves(run(*arrays))
-    for row, place in ((0, 5), (0, 512), (0, 768), (1, 256), (1, 640), (1, 1100)):
+    for row, place in ((0, 5), (0, 512), (1, 256), (1, 384)):
         tree = np.zeros(lo.shape, bool)
         tree[row] = number[row] == number[row, place]
         assert 20 < tree.sum() < 300
@@ -91,9 +91,9 @@ def test_what_is_skipped_is_never_read(kind: str) -> None:
     """
     random = np.random.default_rng(6)
     between = np.zeros((1, 512), np.int32), np.ones((1, 512), np.int32)
-    behind = tuple(x + 1024 for x in random_trees(random, 1, LENGTH - 1024))
+    behind = tuple(x + 1024 for x in random_trees(random, 1, 256))
     lo, hi = map(np.hstack, zip(random_trees(random, 1, 512), between, behind, strict=True))
-    arrays, nothing = random_inputs(random, 1, LENGTH, 2, 1, 8), unread(kind, lo, hi)
+    arrays, nothing = random_inputs(random, 1, 1280, 2, 1, 8), unread(kind, lo, hi)
     assert nothing.sum() >= 128
     attend = attention.among_tokens(kind, jnp.asarray(lo), jnp.asarray(hi), None)
     run = jax.jit(lambda *arrays: both_ways(list(arrays), attend))
@@ -104,7 +104,6 @@ def test_what_is_skipped_is_never_read(kind: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-SHORT = 640  # tokens: 5 blocks of splash, 2 of chunked, 5 of windowed
 TREE = st.tuples(st.integers(0, 150), st.integers(1, 300), st.integers(1, 150))  # left, prompt, right
 ROW = st.lists(TREE, max_size=8)
 
@@ -135,12 +134,12 @@ def against_dense(kind: str, dtype: str) -> Any:
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("kind", ["splash", "chunked", "windowed"])
+@pytest.mark.parametrize("kind", ["splash", "chunked"])
 @settings(max_examples=12, deadline=None)
 @given(row=ROW, seed=st.integers(0, 99))
 def test_any_trees_give_what_dense_gives(kind: str, row: list[tuple[int, int, int]], seed: int) -> None:
-    arrays = random_inputs(np.random.default_rng(seed), 1, SHORT, 2, 1, 8)
-    for ours, truth in zip(*against_dense(kind, "float32")(arrays, *laid_out(row, SHORT)), strict=True):
+    arrays = random_inputs(np.random.default_rng(seed), 1, LENGTH, 2, 1, 8)
+    for ours, truth in zip(*against_dense(kind, "float32")(arrays, *laid_out(row, LENGTH)), strict=True):
         np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
 
 
@@ -148,7 +147,7 @@ def test_any_trees_give_what_dense_gives(kind: str, row: list[tuple[int, int, in
 @settings(max_examples=6, deadline=None)
 @given(row=ROW, seed=st.integers(0, 99))
 def test_in_bfloat16_they_do_so_but_rounded(kind: str, row: list[tuple[int, int, int]], seed: int) -> None:
-    arrays = random_inputs(np.random.default_rng(seed), 1, SHORT, 2, 1, 16)
-    for ours, truth in zip(*against_dense(kind, "bfloat16")(arrays, *laid_out(row, SHORT)), strict=True):
+    arrays = random_inputs(np.random.default_rng(seed), 1, LENGTH, 2, 1, 16)
+    for ours, truth in zip(*against_dense(kind, "bfloat16")(arrays, *laid_out(row, LENGTH)), strict=True):
         assert ours.dtype == jnp.bfloat16
         np.testing.assert_allclose(ours.astype(np.float32), truth, atol=0.02 * max(1, np.abs(truth).max()))

@@ -26,7 +26,7 @@ from rewardscale.config import ModelConfig
 from rewardscale.models.reward import Options
 from rewardscale.training import aot
 model = ModelConfig(vocab_size=32_000, width=768, layers=12, heads=12, kv_heads=4, head_dim=64, mlp_width=2048)
-size = aot.BlockSize(steps=2, microbatches=2, rows=16, length=1024, slots=4)
+size = aot.BlockSize(steps=2, microbatches=2, rows=16, length=512, slots=4)
 done = aot.compile_step(
     model, Options(dtype="bfloat16"), "v5e:4x4", mesh_shape=(1, 16, 1), size=size, effort="O0"
 )
@@ -50,7 +50,7 @@ found = {}
 for topology in ("v5e:1x1", "v5p:1x1x1", "v6e:1x1"):
     everywhere = NamedSharding(aot.topology_mesh(topology, (1, 1, 1)), PartitionSpec())
     ends = jax.ShapeDtypeStruct((1, 4096), jnp.int32, sharding=everywhere)
-    for dim in (64, 128):
+    for dim in map(int, sys.argv[2:]):
         q, k = (jax.ShapeDtypeStruct((1, 4096, n, dim), jnp.bfloat16, sharding=everywhere) for n in (32, 8))
         lowered = jax.jit(gradients).lower(q, k, k, ends, ends)
         text = lowered.compile(compiler_options={"xla_optimization_level": "EFFORT_" + sys.argv[1]}).as_text()
@@ -87,7 +87,7 @@ def ran(script: str, *arguments: str) -> Any:
 
 @needs_libtpu
 def test_the_step_compiles_for_16_tpu_chips() -> None:
-    """With what attention is there by default for rows of 1,024 tokens: splash, forward and backward."""
+    """With what attention is there by default for rows of 512 tokens or more: splash, forward and backward."""
     record = ran(SCRIPT)
     print(
         f"v5e 4x4, {record['parameters'] / 1e6:.0f}M parameters, compiled in {record['seconds']:.0f} s: "
@@ -98,8 +98,8 @@ def test_the_step_compiles_for_16_tpu_chips() -> None:
     # Parameters and two moments in float32, split over 16 chips; small shares are padded to whole tiles.
     state = 3 * 4 * record["parameters"] / 16
     assert 0.98 * state < record["argument_bytes"] < 1.3 * state
-    # Activations of one row of 1,024 tokens, gradients, gathered layers; no scores, with which it is 1.4 GiB.
-    assert record["temporary_bytes"] < 2**30
+    # Activations of one row of 512 tokens, gradients, gathered layers.
+    assert record["temporary_bytes"] < 0.5 * 2**30
     assert record["kernels"] == KERNELS
     assert record["text"] == [
         "bf16",
@@ -108,13 +108,13 @@ def test_the_step_compiles_for_16_tpu_chips() -> None:
 
 
 @needs_libtpu
-@pytest.mark.parametrize("effort", ["O0", pytest.param("O2", marks=pytest.mark.slow)])
-def test_splash_compiles_for_every_tpu(effort: str) -> None:
+@pytest.mark.parametrize(
+    ("effort", "dims"), [("O0", (128,)), pytest.param("O2", (64, 128), marks=pytest.mark.slow)]
+)
+def test_splash_compiles_for_every_tpu(effort: str, dims: tuple[int, ...]) -> None:
     """32 query and 8 key heads, a row of 4,096 tokens, bfloat16; by the compiler's own effort in the slow case."""
-    found = ran(SPLASH, effort)
-    assert found.keys() == {
-        f"{chip} {dim}" for chip in ("v5e:1x1", "v5p:1x1x1", "v6e:1x1") for dim in (64, 128)
-    }
+    found = ran(SPLASH, effort, *map(str, dims))
+    assert found.keys() == {f"{chip} {dim}" for chip in ("v5e:1x1", "v5p:1x1x1", "v6e:1x1") for dim in dims}
     for case, kernels in found.items():
         queries, keys = (f"bf16[{heads},4096,{case.split()[1]}]" for heads in (32, 8))
         assert kernels == {
