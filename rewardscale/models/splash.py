@@ -138,7 +138,7 @@ def _sees(code: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _kernels() -> Any:
-    """JAX's module of them; imported when wanted: it is large, and its absence is a reason and not an error."""
+    """JAX's module of them; imported when wanted, so that its absence is a reason and not an error."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
     return splash_attention_kernel
