@@ -11,6 +11,7 @@ joining   how they come together, and part
 from rewardscale.mesh.devices import (
     AXES,
     BATCH_AXES,
+    attached,
     bf16_peak,
     check_rows,
     describe,
@@ -43,6 +44,7 @@ __all__ = [
     "Ballot",
     "HostsApart",
     "agreed",
+    "attached",
     "bf16_peak",
     "check_rows",
     "check_same",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import backend
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rewardscale.config import ConfigError
@@ -39,6 +40,11 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
 def platform(mesh: Mesh | None) -> str:
     """ "cpu", "gpu" or "tpu": of the mesh's devices, or of jax's default where there is no mesh."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def attached(device: Any) -> bool:
+    """Whether programs can run on it: for a described topology's (training/aot.py) they can be compiled alone."""
+    return device.client in backend.backends().values()
 
 
 def fitted(mesh: Mesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding:

@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from rewardscale.config import ConfigError, ModelConfig
-from rewardscale.mesh import BATCH_AXES, hosts, platform
+from rewardscale.mesh import BATCH_AXES, attached, hosts, platform
 from rewardscale.models import cudnn, splash
 from rewardscale.models.windowed import windowed
 
 DENSE_UP_TO = 2048  # tokens of a row, where "auto" chooses
 WINDOWED_FROM = 256  # tokens of a row, on CPUs
+SPLASH_FROM = 512  # tokens of a row, on TPUs
 QUERIES = 512  # whose scores "chunked" holds at once
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [R, Q, H, d], k, v [R, T, K, d] -> like q
 
@@ -35,35 +36,48 @@ def path(kind: str, model: ModelConfig, dtype: str, shape: Sequence[int], mesh: 
     right, and slow). "cudnn" runs cuDNN's on NVIDIA GPUs from Hopper on, which never hold them either. "windowed"
     computes blocks of queries over windows of keys, for CPUs.
 
-    "auto" is splash on TPUs for rows of 512 tokens or more; windowed on CPUs for rows of WINDOWED_FROM; cudnn where its
-    kernels can be had and pass their test on this device (models/cudnn.py), and otherwise stderr tells why not; else
-    dense, but chunked for rows longer than DENSE_UP_TO.
+    "auto" is splash on TPUs for rows of SPLASH_FROM tokens, and cudnn on GPUs, where their kernels can be had and pass
+    their test on this device (models/selftest.py), and otherwise stderr tells why not; windowed on CPUs for rows of
+    WINDOWED_FROM; else dense, but chunked for rows longer than DENSE_UP_TO. Nothing is tested where programs can be
+    compiled but not run (training/aot.py).
 
-    Raises ConfigError if "cudnn" is asked for and cannot be had, or if the test fails on a run of several hosts: the
-    others might not fall back.
+    Raises ConfigError if "cudnn" is asked for and cannot be had, or "splash" on TPUs, or if the test fails on a run of
+    several hosts: the others might not fall back.
     """
     device = mesh.devices.flat[0] if mesh is not None else jax.local_devices()[0]
     fitting = _fitting(device.platform, shape[1])
-    if kind == "cudnn" or (kind == "auto" and device.platform == "gpu"):
+    wanted = (_kernels(device.platform, shape[1]) or fitting) if kind == "auto" else kind
+    if wanted not in ("splash", "cudnn") or (wanted == "splash" and device.platform != "tpu"):
+        return wanted
+    local = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
+    heads = (model.heads, model.kv_heads, model.head_dim)
+    if wanted == "splash":
+        reason = splash.refusal(dtype, shape[1])
+        test = functools.partial(splash.failure, _truth, local, dtype, *heads, splash.block_size(shape[1]))
+    else:
         parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-        heads = (model.heads, model.kv_heads, model.head_dim)
         reason = cudnn.refusal(device, dtype, *heads, tokens=shape[0] * shape[1] // parts)
-        tested = not reason
-        if tested:
-            local = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
-            reason = cudnn.failure(_named_keys, local, dtype, *heads)
-        if not reason:
-            return "cudnn"
-        if kind == "cudnn" or (tested and hosts() > 1):
-            raise ConfigError(f"attention='cudnn': {reason}; give attention='{fitting}' instead")
-        _warn(f"attention is {fitting}, slower and larger than cuDNN's: {reason}")
-    return fitting if kind == "auto" else kind
+        test = functools.partial(cudnn.failure, _truth, local, dtype, *heads)
+    tested = not reason and attached(device)
+    if tested:
+        reason = test()
+    if not reason:
+        return wanted
+    if kind == wanted or (tested and hosts() > 1):
+        raise ConfigError(f"attention={wanted!r}: {reason}; give attention='{fitting}' instead")
+    _warn(f"attention is {fitting}, slower and larger than {wanted}'s: {reason}")
+    return fitting
+
+
+def _kernels(device: str, length: int) -> str:
+    """The kernels for rows of `length` tokens on devices of that platform, or ""."""
+    if device == "tpu" and length >= SPLASH_FROM:
+        return "splash"
+    return "cudnn" if device == "gpu" else ""
 
 
 def _fitting(device: str, length: int) -> str:
-    """What "auto" is for rows of `length` tokens on devices of that platform, unless cuDNN can be had."""
-    if device == "tpu" and 512 <= length <= splash.LONGEST:
-        return "splash"
+    """What "auto" is for rows of `length` tokens on devices of that platform without kernels."""
     if device == "cpu" and length >= WINDOWED_FROM:
         return "windowed"
     return "dense" if length <= DENSE_UP_TO else "chunked"
@@ -121,10 +135,10 @@ def at_queries(
     return lambda q, k, v: checkpoint_name(dense(q, k, v, mask), splash.SAVED)
 
 
-def _named_keys(
-    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, keys: jax.Array, prefix: jax.Array
-) -> jax.Array:
-    return dense(q, k, v, interval_mask(lo, hi, keys, prefix))
+def _truth(q: jax.Array, k: jax.Array, v: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """What kernels' tests hold them against: dense, in the order that `batch` has (`ordered`)."""
+    keys = batch.get("keys", q.shape[1])
+    return dense(q, k, v, interval_mask(batch["lo"], batch["hi"], keys, batch.get("prefix")))
 
 
 def chunked(

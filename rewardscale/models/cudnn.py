@@ -11,23 +11,22 @@ The one file that touches these primitives, which are not a public interface: th
 bfloat16. No GPU has run them from here yet, so `failure` has them prove themselves on the device before they are used.
 """
 
-import concurrent.futures
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from rewardscale.models import selftest
 from rewardscale.models.merging import merged
+from rewardscale.models.selftest import Attention, Batch
 from rewardscale.models.splash import SAVED
 
 OLDEST_JAX = (0, 11, 2)  # before it grouped queries met wrong keys (jax issue 39521)
 LARGEST_HEAD = 256
-Truth = Callable[..., jax.Array]  # of q, k, v, lo, hi, keys, prefix
 
 
 class Segments(NamedTuple):
@@ -253,85 +252,16 @@ def refusal(device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int, t
 
 
 @functools.cache
-def failure(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
-    """What is wrong with these kernels on `device` by a test with small trees, once a process; "" if nothing.
+def failure(truth: Attention, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
+    """What is wrong with these kernels on `device` by their test (models/selftest.py), once a process; "" if nothing.
 
-    Outputs and gradients must be those of `truth`(q, k, v, lo, hi, keys, prefix), computed in float32; and when one
-    tree is replaced, the other trees' outputs may not move at all, nor their gradients beyond the kernels' own noise.
+    `truth` gets batches as `prompt_first` leaves them.
     """
-    # It may be asked for while a function is traced here, of which another thread knows nothing.
-    with concurrent.futures.ThreadPoolExecutor(1) as apart:
-        try:
-            return apart.submit(_tested, truth, device, dtype, heads, kv_heads, head_dim).result()
-        except Exception as error:  # whatever an interface that is not public may raise
-            return f"cuDNN's attention fails its test: {error!r}"
 
+    def packed(q: jax.Array, k: jax.Array, v: jax.Array, batch: Batch) -> jax.Array:
+        return attend(q, k, v, batch["segments"])
 
-def _tested(truth: Truth, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int) -> str:
-    random = np.random.default_rng(0)
-    with jax.default_device(device):
-        batch = prompt_first({name: jnp.asarray(array) for name, array in _sample().items()})
-        padding, first = (np.asarray(batch["tokens"] == n)[..., None, None] for n in (0, 1))
-        shapes = [(*batch["tokens"].shape, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
-        plain = [jnp.asarray(random.normal(size=shape) * ~padding, dtype) for shape in shapes]
-        moved = [jnp.where(first, 4 * x[::-1, ::-1], x) for x in plain[:3]] + plain[3:]
-        told, segments = [batch[name] for name in ("lo", "hi", "keys", "prefix")], batch["segments"]
-        before, after = map(_both_ways(lambda *qkv: attend(*qkv, segments)), (plain, moved))
-        with jax.default_matmul_precision("highest"):
-            wide = ([x.astype(jnp.float32) for x in arrays] for arrays in (plain, moved))
-            wanted = list(map(_both_ways(lambda *qkv: truth(*qkv, *told)), wide))
-    for found, right in zip((before, after), wanted, strict=True):
-        for what, a, b in zip(("outputs", *3 * ["gradients"]), found, right, strict=True):
-            if not _near(np.where(padding, 0, a), np.where(padding, 0, b)):
-                return f"cuDNN's attention gives wrong {what} in its test"
-    others = ~(padding | first)
-    if ((before[0] != after[0]) & others).any():
-        return "cuDNN's attention lets one tree's tokens see another's"
-    if not all(_near(a * others, b * others) for a, b in zip(before[1:], after[1:], strict=True)):
-        return "cuDNN's attention lets one tree's tokens change another's gradients"
-    return ""
-
-
-def _sample() -> dict[str, np.ndarray]:
-    """Two rows of trees, one of them without a left response, one with a branch, and padding.
-
-    Tokens are their tree's number from 1.
-    """
-    # left, prompt, right; a branch has no prompt
-    trees = (((37, 61, 70), (0, 33, 20), (17, 1, 64)), ((90, 130, 1), (1, 7, 129), (9, 0, 14)))
-    index = np.tile(np.arange(384, dtype=np.int32), (len(trees), 1))
-    out = {"tokens": 0 * index, "positions": 0 * index, "lo": index.copy(), "hi": index + 1}
-    out["prefix"] = np.zeros((*index.shape, 2), np.int32)
-    segments, number = np.zeros((len(trees), 3, 3, 2), np.int32), 0
-    for row, sizes in enumerate(trees):
-        at = 0
-        for slot, (left, prompt, right) in enumerate(sizes):
-            number, p0, p1 = number + (prompt > 0), at + left, at + left + prompt
-            out["tokens"][row, at : p1 + right] = number
-            if not prompt:
-                out["prefix"][row, at : p1 + right] = segments[row, slot - 1, 1].cumsum()
-            out["hi"][row, at:p0], out["lo"][row, p0 : p1 + right] = p1, p0
-            segments[row, slot] = (at, left), (p0, prompt), (p1, right)
-            at = p1 + right
-    return out | {"segments": segments}
-
-
-def _both_ways(attention: Callable[..., jax.Array]) -> Callable[[list[jax.Array]], list[np.ndarray]]:
-    """Function of q, k, v and weights of the output -> output and gradients for q, k, v, in float32."""
-
-    def summed(q: jax.Array, k: jax.Array, v: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = attention(q, k, v)
-        return (out.astype(jnp.float32) * weight.astype(jnp.float32)).sum(), out
-
-    run = jax.jit(jax.grad(summed, (0, 1, 2), has_aux=True))
-
-    def found(arrays: list[jax.Array]) -> list[np.ndarray]:
-        gradients, out = run(*arrays)
-        return [np.asarray(x, np.float32) for x in (out, *gradients)]
-
-    return found
-
-
-def _near(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Within what rounding to bfloat16 explains."""
-    return bool(np.abs(found - wanted).max() <= 0.03 * max(1.0, np.abs(wanted).max()))
+    shape = (heads, kv_heads, head_dim)
+    return selftest.failure(
+        "cuDNN's attention", packed, truth, device, dtype, shape, ordered=prompt_first, branches=True
+    )

@@ -5,16 +5,24 @@ index). Here the integer is the query's interval, and the tables follow from the
 over blocks, so they are computed on the device, change from batch to batch, and no [T, T] mask ever exists. Rows
 follow one another along one axis of tokens; a block of queries only ever meets blocks of its own row.
 
-The one file that touches these kernels: their tables are not a public interface. Tested against `attention.dense`.
+The one file that touches these kernels: their tables are not a public interface. Tests run them interpreted, against
+`attention.dense`; no TPU has run them from here yet, so `failure` has them prove themselves on it before they are used.
 """
+
+import functools
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
+from rewardscale.models import selftest
 from rewardscale.models.merging import merged
+from rewardscale.models.selftest import Attention, Batch
 
+if TYPE_CHECKING:
+    from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
+OLDEST_JAX = (0, 11, 2)  # whose tables these are: the oldest that this package takes at all
 LONGEST = 1 << 16  # tokens a call: an interval's two ends share one 32-bit integer
 LANES = 128  # blocks are multiples of a TPU register's width
 _LARGEST_BLOCK = 512
@@ -85,7 +93,7 @@ def _call(
 ) -> tuple[jax.Array, jax.Array]:
     """One kernel call, [R, T, H, d]; with `residuals` also log-sum-exp of scores [R, T, H], and no backward pass."""
     rows, length = lo.shape
-    block = max(b for b in range(LANES, _LARGEST_BLOCK + 1, LANES) if length % b == 0)
+    block, kernels = block_size(length), _kernels()
     by_query, by_key = block_tables(lo, hi, block)
     kernel = kernels.SplashAttentionKernel(
         by_query, by_query, by_key,
@@ -106,12 +114,20 @@ def _call(
     return out.swapaxes(0, 1).reshape(q.shape), log.T.reshape(q.shape[:3] if residuals else 0)
 
 
-def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> tuple[MaskInfo, MaskInfo]:
+def block_size(length: int) -> int:
+    """Tokens a block, of queries and of keys, in rows of `length` tokens."""
+    padded = -(-length // LANES) * LANES
+    return max(b for b in range(LANES, _LARGEST_BLOCK + 1, LANES) if padded % b == 0)
+
+
+def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> "tuple[MaskInfo, MaskInfo]":
     """Which pairs of blocks the kernels visit, for walks along keys (forward, dq) and along queries (dk, dv).
 
     lo, hi: int32 [R, T], T a multiple of `block`. A pair is visited if the span of the queries' intervals touches
     the block of keys: never too few. An unvisited entry names the block wanted next, which is loaded ahead.
     """
+    from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
     rows, length = lo.shape
     count = length // block
     first = (jnp.arange(rows, dtype=jnp.int32) * count)[:, None, None]  # each row's first block
@@ -122,7 +138,7 @@ def block_tables(lo: jax.Array, hi: jax.Array, block: int) -> tuple[MaskInfo, Ma
     ends = jnp.arange(rows, dtype=jnp.int32)[:, None] * length
     codes = (((lo + ends) << 16) | (hi - 1 + ends)).reshape(-1)
 
-    def table(wanted: jax.Array, mask: jax.Array) -> MaskInfo:
+    def table(wanted: jax.Array, mask: jax.Array) -> "MaskInfo":
         return MaskInfo(
             data_next=wanted[None],
             mask_next=None,
@@ -150,3 +166,47 @@ def _next_visited(visited: jax.Array) -> jax.Array:
 def _sees(code: jax.Array, key: jax.Array) -> jax.Array:
     """Whether the key lies in the interval that `code` holds: its first key above, its last key in the low 16 bits."""
     return (key >= jax.lax.shift_right_logical(code, 16)) & (key <= (code & 0xFFFF))
+
+
+def _kernels() -> Any:
+    """JAX's module of them; imported when wanted, so that its absence is a reason and not an error."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    return splash_attention_kernel
+
+
+def refusal(dtype: str, length: int) -> str:
+    """Why these kernels cannot serve a model in `dtype` with rows of `length` tokens; "" if nothing speaks against it.
+
+    Versions and shapes alone: the same on all hosts, and nothing is run.
+    """
+    if jax.__version_info__ < OLDEST_JAX:
+        return f"splash attention's tables are those of jax 0.11.2 or newer, and this is {jax.__version__}"
+    if dtype not in ("bfloat16", "float32"):
+        return f"splash attention takes bfloat16 and float32, not {dtype}"
+    if length > LONGEST:
+        return f"splash attention takes rows of at most {LONGEST} tokens, not {length}"
+    return ""
+
+
+@functools.cache
+def failure(
+    truth: Attention, device: Any, dtype: str, heads: int, kv_heads: int, head_dim: int, block: int
+) -> str:
+    """What is wrong with these kernels on `device` by their test (models/selftest.py), once a process; "" if nothing.
+
+    In rows of three blocks of `block` tokens, or five, so that some pairs of blocks are skipped. Then forward alone
+    with a branch, which other kernels compute.
+    """
+
+    def kernels(q: jax.Array, k: jax.Array, v: jax.Array, batch: Batch) -> jax.Array:
+        interpret = device.platform != "tpu"
+        return splash(q, k, v, batch["lo"], batch["hi"], batch.get("prefix"), interpret=interpret)
+
+    length = next(n * block for n in (3, 5) if block_size(n * block) == block)
+    some = min(kv_heads, 2)  # of the heads, which are alike: the truth holds scores of them all
+    shape = (heads // kv_heads * some, some, head_dim)
+    given = ("splash attention", kernels, truth, device, dtype, shape)
+    return selftest.failure(*given, length=length) or selftest.failure(
+        *given, length=length, branches=True, gradients=False
+    )

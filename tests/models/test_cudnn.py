@@ -223,7 +223,7 @@ CPU = jax.devices()[0]
 
 def failure() -> str:
     cudnn.failure.cache_clear()
-    return cudnn.failure(attention._named_keys, CPU, "bfloat16", 2, 1, 8)
+    return cudnn.failure(attention._truth, CPU, "bfloat16", 2, 1, 8)
 
 
 def test_kernels_that_are_right_pass_their_test_even_while_something_is_traced() -> None:
@@ -347,6 +347,7 @@ def test_auto_on_a_gpu_takes_it_once_it_has_passed_and_says_why_if_not(
     )
     cudnn.failure.cache_clear()
     attention._warn.cache_clear()
+    monkeypatch.setattr(attention, "attached", lambda device: True)
     assert attention.path("auto", MODEL, "bfloat16", (2, 64), mesh) == "cudnn"
     assert attention.path("auto", MODEL, "float32", (2, 4096), mesh) == "chunked"
     assert "warning: attention is chunked" in (said := capsys.readouterr().err) and "not float32" in said
