@@ -21,6 +21,7 @@ What the peers' arms are: benchmarks/train_step_peers.py. Ours, each with all th
     + pruned        without that head; the last layer at the reward tokens alone
     + shared        a pair's prompt once
     each in float32, all but the first two in bfloat16 too (models/products.py)
+    a device a core   rows dealt over a device a core, one thread each (JAX_NUM_CPU_DEVICES), instead of one device
 
 Three numbers of each arm, operations counted by rewardscale/flops.py (causal attention halved, no vocabulary head,
 forward and backward; what is computed again or for padding never):
@@ -38,6 +39,8 @@ weights is from that of our first packed arm in float32, relative.
 import argparse
 import dataclasses
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -119,7 +122,14 @@ def _peers() -> list[Arm]:
 
 def _ours(attention: str) -> list[Arm]:
     plain = "dense" if attention == "windowed" else "chunked"  # all scores of long rows fit no GPU
-    base = {"layout": "separate", "attention": plain, "prune": False, "dtype": "float32", "head": False}
+    base = {
+        "layout": "separate",
+        "attention": plain,
+        "prune": False,
+        "dtype": "float32",
+        "head": False,
+        "devices": 1,
+    }
     quick = base | {"attention": attention}
     name = "+ windows" if attention == "windowed" else "+ kernels"
     made = [
@@ -135,7 +145,12 @@ def _ours(attention: str) -> list[Arm]:
             ("+ shared", {"prune": True, "layout": "shared"}),
         ):
             made.append(Arm(f"{title}, {dtype}", ours=quick | more | {"dtype": dtype}, main=True, on=on))
-    return made
+    spread = [
+        Arm(f"{arm.name}, a device a core", ours=arm.ours | {"devices": -1}, main=True, on=("cpu",))
+        for arm in made
+        if arm.ours is not None and arm.dtype == "bfloat16" and arm.pruned
+    ]
+    return made + spread
 
 
 def arms(options: argparse.Namespace) -> list[Arm]:
@@ -166,12 +181,15 @@ def run(arm: Arm, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ]
     else:
         command = [options.peers, "-m", "benchmarks.train_step_peers", folder, *arm.peer]
+    environment = peak.environment(options.device)
+    if arm.ours is not None and arm.ours["devices"] == -1:
+        environment |= {"JAX_NUM_CPU_DEVICES": str(math.gcd(os.cpu_count() or 1, options.settings.rows))}
     done = subprocess.run(
         [*command, f"--passes={options.passes}"],
         capture_output=True,
         text=True,
         check=False,
-        env=peak.environment(options.device),
+        env=environment,
     )
     if done.returncode:
         raise RuntimeError(f"{label(arm)}: {done.stderr[-2000:]}")

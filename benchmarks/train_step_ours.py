@@ -32,8 +32,8 @@ UNROLLED = 12  # layers; more are scanned
 def train(folder: Path, arm: dict[str, Any], passes: int) -> dict[str, Any]:
     """Seconds of each pass over a case's pairs, and what else the table says of an arm.
 
-    `arm`: "layout" ("padded", "separate" or "shared"), "attention", "prune", "dtype", and "head": whether a vocabulary
-    head is computed for every token and thrown away.
+    `arm`: "layout" ("padded", "separate" or "shared"), "attention", "prune", "dtype", "devices" that rows are dealt
+    over (-1: all), and "head": whether a vocabulary head is computed for every token and thrown away.
     """
     platforms.prepare()
     import jax
@@ -53,7 +53,7 @@ def train(folder: Path, arm: dict[str, Any], passes: int) -> dict[str, Any]:
     )  # fmt: skip
     storage, devices = (
         Storage(settings.parameters, settings.moments, settings.gradients),
-        mesh.make_mesh((1, 1, 1)),
+        mesh.make_mesh((arm["devices"], 1, 1)),
     )
     step = make_step(model, options, devices, storage)
     made = padded(case, settings) if arm["layout"] == "padded" else packed(case, settings, arm["layout"])

@@ -23,6 +23,12 @@ CPU_WORKER = MappingProxyType(
 CPU_SIDE_BY_SIDE = MappingProxyType(
     {"--xla_cpu_multi_thread_eigen=false": "a process a core: threads of several would wait for one another"}
 )
+CPU_DEVICES = MappingProxyType(
+    {
+        "--xla_cpu_prefer_vector_width=512": "exponentials of attention take half the time where there is AVX-512; not "
+        "in a sweep's workers, whose smallest model it makes a tenth slower (docs/performance.md)",
+    }
+)
 GPU = MappingProxyType(
     {
         "--xla_gpu_enable_latency_hiding_scheduler=true": "gathers the next layer's weights while one computes (FSDP)",
@@ -77,9 +83,20 @@ def prepare() -> None:
 
 
 def flags_of(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that an accelerator's flags and share of memory go into, unless `environment` has them."""
-    name, flags = {"gpu": ("XLA_FLAGS", GPU), "tpu": ("LIBTPU_INIT_ARGS", TPU)}.get(platform, ("", {}))
+    """The variables that flags and an accelerator's share of memory go into, unless `environment` has them.
+
+    On CPUs only where JAX_NUM_CPU_DEVICES, jax's own variable, has the machine look like several devices: rows are
+    dealt over them, and each computes with one thread.
+    """
+    several = platform == "cpu" and environment.get("JAX_NUM_CPU_DEVICES", "1") not in ("", "0", "1")
+    name, flags = {
+        "cpu": ("XLA_FLAGS", CPU_DEVICES if several else {}),
+        "gpu": ("XLA_FLAGS", GPU),
+        "tpu": ("LIBTPU_INIT_ARGS", TPU),
+    }.get(platform, ("", {}))
     out = {name: " ".join(flags)} if flags and name not in environment else {}
+    if several and "NPROC" not in environment:
+        out["NPROC"] = "1"
     if platform == "gpu" and not any(said in environment for said in _SAYS_GPU_MEMORY):
         out[_GPU_MEMORY_VARIABLE] = str(GPU_MEMORY)
     return out
@@ -94,7 +111,10 @@ def worker_environment(workers: int) -> dict[str, str]:
         flags += CPU_SIDE_BY_SIDE
         # NPROC is XLA's: or it splits larger products into as many parts as it sees cores, which round otherwise.
         out |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "NPROC"), "1")
-    return out | {"XLA_FLAGS": " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()}
+        if "JAX_NUM_CPU_DEVICES" in os.environ:
+            out["JAX_NUM_CPU_DEVICES"] = "1"
+    inherited = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in CPU_DEVICES]
+    return out | {"XLA_FLAGS": " ".join([*flags, *inherited])}
 
 
 def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

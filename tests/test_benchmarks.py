@@ -114,7 +114,9 @@ def test_the_arms_that_a_comparison_needs() -> None:
     assert {"flex", "flex-shared"} <= {arm.peer[0].removeprefix("--arm=") for arm in gpu if arm.peer}
     assert {arm.ours["attention"] for arm in gpu if arm.ours} == {"chunked", "auto"}
     one = train_step.arms(train_step.options_of(["--only", "ours: + shared", "--peers=/"]))
-    assert [arm.dtype for arm in one] == ["float32", "bfloat16"] and all(a.shared and a.pruned for a in one)
+    assert [arm.dtype for arm in one] == ["float32", "bfloat16", "bfloat16"] and all(
+        a.shared and a.pruned for a in one
+    )
 
 
 def test_the_thrown_away_head_is_computed_and_changes_nothing() -> None:

@@ -77,6 +77,35 @@ def test_workers_side_by_side_have_a_thread_each(monkeypatch: pytest.MonkeyPatch
     assert platforms.worker_environment(2) == {}
 
 
+def test_a_cpu_that_looks_like_several_devices_computes_with_a_thread_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert platforms.flags_of("cpu", {}) == platforms.flags_of("cpu", {"JAX_NUM_CPU_DEVICES": "1"}) == {}
+    two = {"JAX_NUM_CPU_DEVICES": "2"}
+    assert platforms.flags_of("cpu", two) == {"NPROC": "1", "XLA_FLAGS": " ".join(platforms.CPU_DEVICES)}
+    assert platforms.flags_of("cpu", two | {"NPROC": "4", "XLA_FLAGS": "--mine"}) == {}
+    code = (
+        "from rewardscale import platforms; platforms.prepare(); import jax; "
+        "print(jax.device_count(), jax.numpy.ones(2).sum())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        env=environment | two,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["2", "2.0"], done.stderr[-2000:]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    monkeypatch.setenv("XLA_FLAGS", " ".join(platforms.CPU_DEVICES))
+    worker = platforms.worker_environment(2)
+    assert worker["JAX_NUM_CPU_DEVICES"] == "1"
+    assert worker["XLA_FLAGS"].split() == [*platforms.CPU_WORKER, *platforms.CPU_SIDE_BY_SIDE]
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra 'aot' or 'test')"
 )
