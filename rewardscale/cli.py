@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rewardscale import exits, platforms
+from rewardscale import exits, interrupts, platforms
 from rewardscale.config import ConfigError
 from rewardscale.data.comparison import DataError
 from rewardscale.remote import origin
@@ -39,7 +39,7 @@ def exit_code(
       computes: whether it may use jax: then the process is set up for it first (platforms.py).
     """
     try:
-        with _terminable():
+        with _interruptible():
             if computes:
                 platforms.prepare()
             return command()
@@ -56,22 +56,18 @@ def exit_code(
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """SIGTERM is Ctrl-C, unless somebody has other wishes: a preempted start is a start to be queued again."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) == handler]
+    for number in ours:
+        interrupts.raise_on(number, KeyboardInterrupt)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is interrupt:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:

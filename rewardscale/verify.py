@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rewardscale import atomic, exits
+from rewardscale import atomic, exits, interrupts
 from rewardscale.cli import exit_code
 from rewardscale.evaluation.flags import mesh
 
@@ -32,7 +32,9 @@ BEYOND = 1
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags, makes the certificate, prints it. Returns the exit code."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the export is removed then too
+    interrupts.raise_on(
+        signal.SIGTERM, lambda: SystemExit(128 + signal.SIGTERM)
+    )  # the export is removed then too
     return exit_code(lambda: _verify(options), interrupted="")
 
 

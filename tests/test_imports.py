@@ -17,7 +17,9 @@ PACKAGE = "rewardscale"
 
 # The rooms and their floors. A new room is named here and in docs/architecture.md, or the test fails.
 FLOORS = {
-    **dict.fromkeys(["config", "flops", "best_of_n", "atomic", "hub", "exits", "remote", "platforms"], 0),
+    **dict.fromkeys(
+        ["config", "flops", "best_of_n", "atomic", "hub", "exits", "interrupts", "remote", "platforms"], 0
+    ),
     **dict.fromkeys(["data", "stages", "mesh", "web"], 1),
     "models": 2,
     **dict.fromkeys(["training", "evaluation"], 3),

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rewardscale import atomic
+from rewardscale import atomic, interrupts
 from rewardscale.config import DATA_VARIABLE, ConfigError, SweepConfig, to_mapping
 from rewardscale.remote import origin, publish
 from rewardscale.sweeps import benchmarks, datasets, grid, results
@@ -110,11 +110,10 @@ def _run_cells(sweep: Plan, trackers: Trackers, *, of: int) -> Ran:
     todo = sweep.todo()
     failed: dict[str, str] = {}
     interrupted = again = False
-    with _interruptible() as check, _Bars(sweep, todo) as bars:
+    with _interruptible(), _Bars(sweep, todo) as bars:
 
         def on_event(event: local.Event) -> None:
             nonlocal again
-            check()
             bars.show(event)
             trackers.follow(event)
             if event.kind == "failed" and event.cell is not None:
@@ -347,28 +346,14 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
-    """SIGTERM and Ctrl-C raise KeyboardInterrupt: at once, or at the next call of what is yielded.
-
-    Python drops an exception that a signal raises inside a callback of its garbage collector.
-    """
-    asked = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise KeyboardInterrupt."""
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         if before[number] is not signal.SIG_IGN:  # nohup's and a background job's Ctrl-C
-            signal.signal(number, interrupt)
+            interrupts.raise_on(number, KeyboardInterrupt)
     try:
-        yield check
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rewardscale import exits, platforms
+from rewardscale import exits, interrupts, platforms
 from rewardscale.config import ConfigError, ModelConfig, SweepConfig
 from rewardscale.sweeps.grid import Cell
 
@@ -278,10 +278,8 @@ def _leaving_at_once(work: Callable[[], None]) -> NoReturn:
 def _run_what_comes(
     pipe: Connection, config: SweepConfig, workdir: Path, data_dir: Path | None, metrics: bool
 ) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group: the parent decides, by SIGTERM
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group: the parent decides, by SIGTERM
+    interrupts.raise_on(signal.SIGTERM, lambda: SystemExit(128 + signal.SIGTERM))
     _leave_with_parent()
     platforms.keep_memory()
     from rewardscale.sweeps import benchmarks, datasets, grid
