@@ -4,10 +4,11 @@
 
 Needs `make reference`, or --peers. The model is that of benchmarks/train_step.py, with fresh weights; K responses a
 prompt. Ours is `RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: a prompt is computed once
-for as many of its responses as fit a row, and trees are packed; for more than two responses an arm more lets two share
-a prompt, which is then computed K / 2 times. The peers (benchmarks/score_peers.py) are batches sorted by length, which
-compute each prompt K times, as it is and with torch.compile, and vLLM with its prefix cache, where --peers has it. Each
-arm is a process of its own; medians of three passes, compiled before.
+for as many of its responses as fit a row, and trees are packed; one arm more deals rows to a device a core, and for
+more than two responses two let only two share a prompt, which is then computed K / 2 times. The peers
+(benchmarks/score_peers.py) are batches sorted by length, which compute each prompt K times, as it is and with
+torch.compile, and vLLM with its prefix cache, where --peers has it. Each arm is a process of its own; medians of three
+passes, compiled before.
 
 "operations": those of the arm's own responses with every prompt computed once, whatever the arm does, by
 rewardscale/flops.py (forward, causal attention halved, no vocabulary head) a second.
@@ -15,6 +16,7 @@ rewardscale/flops.py (forward, causal attention halved, no vocabulary head) a se
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,17 +33,19 @@ from rewardscale import flops, platforms
 
 MIXES = {"short chat": (60, 120), "long prompt": (400, 60)}
 LONGEST = 1024
-# Name -> (whose, flags): of score_peers.py, or the type that ours computes in.
+# Name -> whose, and flags of score_peers.py; of ours: type, responses that share a prompt (0: any number), devices
+# (-1: one a core).
 ARMS = {
     "transformers, float32": ("peer",),
     "transformers, float32, compiled": ("peer", "--compiled"),
     "transformers, bfloat16": ("peer", "--bfloat16"),
     "transformers, bfloat16, compiled": ("peer", "--bfloat16", "--compiled"),
     "vLLM, bfloat16": ("peer", "--vllm"),
-    "ours, float32": ("ours", "float32"),
-    "ours, float32, two share a prompt": ("ours", "float32", "2"),
-    "ours, bfloat16": ("ours", "bfloat16"),
-    "ours, bfloat16, two share a prompt": ("ours", "bfloat16", "2"),
+    "ours, float32": ("ours", "float32", "0", "1"),
+    "ours, float32, two share a prompt": ("ours", "float32", "2", "1"),
+    "ours, bfloat16": ("ours", "bfloat16", "0", "1"),
+    "ours, bfloat16, two share a prompt": ("ours", "bfloat16", "2", "1"),
+    "ours, bfloat16, a device a core": ("ours", "bfloat16", "0", "-1"),
 }
 
 
@@ -52,7 +56,7 @@ def lengths(mix: str, responses: int, prompts: int) -> np.ndarray:
     return table[table[:, 0] + table[:, 1:].max(1) <= LONGEST][:prompts]
 
 
-def _ours(folder: Path, dtype: str, responses_per_tree: int, passes: int) -> dict[str, Any]:
+def _ours(folder: Path, dtype: str, responses_per_tree: int, devices: int, passes: int) -> dict[str, Any]:
     platforms.prepare()
     import jax
 
@@ -64,15 +68,15 @@ def _ours(folder: Path, dtype: str, responses_per_tree: int, passes: int) -> dic
 
     case = np.load(folder / "case.npz")
     model = train_case.model_of(train_case.read_settings(folder))
-    device = mesh.make_mesh((1, 1, 1))
+    device = mesh.make_mesh((devices, 1, 1))
     if small(model):
         params = reward.stored(jax.tree.map(jax.numpy.asarray, fresh_params(model)), dtype)
     else:
         params = jax.jit(lambda: reward.stored(fresh_params(model), dtype))()
+    ladder = make_ladder(LONGEST, 8192, width=model.width, multiple=device.size)
     scorer = RewardScorer(
         name="benchmark", chat=cast(Any, None), config=model, params=params, mesh=device,
-        dtype=dtype, max_length=LONGEST, ladder=make_ladder(LONGEST, 8192, width=model.width), label="",
-        responses_per_tree=responses_per_tree,
+        dtype=dtype, max_length=LONGEST, ladder=ladder, label="", responses_per_tree=responses_per_tree,
     )  # fmt: skip
     items, at = [], 0
     for row in case["lengths"].tolist():
@@ -105,12 +109,13 @@ def run(arm: tuple[str, ...], folder: Path, options: argparse.Namespace) -> dict
         command = [options.peers, "-m", "benchmarks.score_peers", folder, *arm[1:]]
     else:
         command = [sys.executable, "-m", "benchmarks.score", f"--case={folder}", "--ours", *arm[1:]]
+    several = {"JAX_NUM_CPU_DEVICES": str(os.cpu_count())} if arm[-1] == "-1" else {}
     done = subprocess.run(
         [*command, f"--passes={options.passes}"],
         capture_output=True,
         text=True,
         check=False,
-        env=peak.environment(options.device),
+        env=peak.environment(options.device) | several,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arm)}: {done.stderr[-2000:]}")
@@ -130,7 +135,7 @@ def lines_of(mix: str, responses: int, options: argparse.Namespace, *, vllm: boo
             if "--vllm" in how and not vllm:
                 print(f"{head} not installed | | | | |", flush=True)
                 continue
-            if how[0] == "ours" and len(how) > 2 and responses <= 2:
+            if how[0] == "ours" and "2" in how and responses <= 2:
                 continue  # what all trees are
             found = run(how, Path(name), options)
             rate = found["responses_per_second"]
@@ -179,8 +184,8 @@ def options_of() -> argparse.Namespace:
 def main() -> None:
     options = options_of()
     if options.ours:
-        dtype, *shared = options.ours
-        print(json.dumps(_ours(options.case, dtype, int(shared[0]) if shared else 0, options.passes)))
+        dtype, shared, devices = options.ours
+        print(json.dumps(_ours(options.case, dtype, int(shared), int(devices), options.passes)))
         return
     theirs = json.loads(subprocess.check_output([options.peers, "-m", "benchmarks.peers"], text=True))
     print(machine.heading("jax", "jaxlib", versions={"vllm": "not installed"} | theirs))

@@ -60,9 +60,13 @@ def windows(lo: jax.Array, hi: jax.Array, length: int) -> tuple[jax.Array, jax.A
 
 
 def _each(lo: jax.Array, hi: jax.Array, length: int, carry: Any, body: Callable[..., Any]) -> Any:
-    """carry = body(size of its window, block, first key of its window, carry) for each block, size after size."""
+    """carry = body(size of its window, block, first key of its window, carry) for each block, size after size.
+
+    Blocks of which no query sees a key are left out.
+    """
     first, number = windows(lo, hi, length)
-    order, begin = jnp.argsort(number), 0
+    number = jnp.where((hi > lo).any(-1), number, -1)
+    order, begin = jnp.argsort(number), (number < 0).sum()
     for n, size in enumerate(window_sizes(length)):
 
         def one(place: jax.Array, carry: Any, size: int = size) -> Any:
