@@ -16,7 +16,7 @@ from rewardscale.models.merging import merged
 from rewardscale.models.products import summed, transposed
 
 QUERIES = 128  # a block
-SIZES = (2, 3, 4, 6, 8, 12)  # blocks of keys a window; beyond these it is the whole row
+SIZES = (1, 2, 3, 4, 6, 8, 12)  # blocks of keys a window; beyond these it is the whole row
 
 
 def windowed(
@@ -83,18 +83,11 @@ def _with_prefix(
     q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, prefix: jax.Array
 ) -> jax.Array:
     """`_blocks` over two intervals a query, prefix [B, QUERIES, 2], each of them in windows of its own."""
-    own, (*_, log) = _forward(q, k, v, lo, hi)
+    out, (*_, normaliser) = _forward(q, k, v, lo, hi)
     some = prefix[..., 1] > prefix[..., 0]
     # Where there is no key, ends that widen no window.
     start, end = jnp.where(some, prefix[..., 0], k.shape[2]), jnp.where(some, prefix[..., 1], 0)
-
-    def with_more(own: jax.Array) -> jax.Array:
-        more, (*_, more_log) = _forward(q, k, v, start, end)
-        more_log = jnp.where(some[:, None, None], more_log, -jnp.inf)
-        flat = (x.reshape(q.shape[:-1]) for x in (log, more_log))
-        return merged(own, next(flat), more, next(flat))[0].astype(q.dtype)
-
-    return jax.lax.cond(some.any(), with_more, lambda own: own, own)
+    return _forward(q, k, v, start, end, (out, normaliser))[0]
 
 
 @jax.custom_vjp
@@ -103,7 +96,15 @@ def _blocks(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Arr
     return _forward(q, k, v, lo, hi)[0]
 
 
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array) -> Any:
+def _forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lo: jax.Array,
+    hi: jax.Array,
+    before: tuple[jax.Array, jax.Array] | None = None,
+) -> Any:
+    """`_blocks`, and what its backward pass needs; `before`: answer and normaliser over other keys, to be merged in."""
     blocks, kv, length, _ = len(q), *k.shape[1:]
     a_row, scale = blocks // len(k), q.shape[-1] ** -0.5
 
@@ -112,15 +113,20 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Ar
         keys, values = (_cut(x, block // a_row, first, size) for x in (k, v))
         scores = (summed(q[block], keys, (2, 2), batch=1) * scale).reshape(kv, -1, QUERIES, size)
         scores = jnp.where(_mask(first, size, lo[block], hi[block]), scores, -1e30)
-        most = scores.max(-1, keepdims=True)
-        weights = jnp.exp(scores - most)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
         total = weights.sum(-1, keepdims=True)
         weights = (weights / total).astype(q.dtype).reshape(kv, -1, size)
-        new = summed(weights, values, (2, 1), batch=1).astype(q.dtype)
-        return out.at[block].set(new), normaliser.at[block].set((most + jnp.log(total))[..., 0])
+        new = summed(weights, values, (2, 1), batch=1)
+        # The greatest once more: XLA makes one kernel of the softmax's only where nobody else reads it.
+        log = jax.lax.optimization_barrier(scores).max(-1) + jnp.log(total[..., 0])
+        if before is not None:  # a query without a key has a log of -1e30, and so no weight
+            by_head = (*log.shape, q.shape[-1])
+            new, log = merged(out[block].reshape(by_head), normaliser[block], new.reshape(by_head), log)
+        new = new.reshape(q.shape[1:]).astype(q.dtype)
+        return out.at[block].set(new), normaliser.at[block].set(log)
 
-    normaliser = jnp.zeros((blocks, kv, q.shape[2] // QUERIES, QUERIES), jnp.float32)
-    out, normaliser = _each(lo, hi, length, (jnp.zeros_like(q), normaliser), one)
+    none = jnp.zeros((blocks, kv, q.shape[2] // QUERIES, QUERIES), jnp.float32)
+    out, normaliser = _each(lo, hi, length, before or (jnp.zeros_like(q), none), one)
     return out, (q, k, v, lo, hi, out, normaliser)
 
 

@@ -31,7 +31,10 @@ def directory(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scorer(directory: Path) -> RewardScorer:
-    return RewardScorer.load(directory, mesh=scoring_small.one_device(), batch_tokens=512)
+    made = RewardScorer.load(directory, mesh=scoring_small.one_device(), batch_tokens=512)
+    return dataclasses.replace(
+        made, ladder=dataclasses.replace(made.ladder, width=4096)
+    )  # sharing a prompt pays
 
 
 def prepared(scorer: RewardScorer, items=ITEMS, **options) -> list[Prepared]:
