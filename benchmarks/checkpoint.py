@@ -8,7 +8,6 @@ thread takes a core from training, which an accelerator does not feel.
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import statistics
@@ -25,7 +24,7 @@ EVERY = 30.0
 
 
 def _train(name: str, seconds: float, every: float) -> dict[str, float]:
-    """Median seconds a step, share of the time that the loop waited for checkpoints, checkpoints, bytes of each."""
+    """Seconds a step, share of the time that the loop waited for checkpoints, checkpoints, bytes of each."""
     platforms.prepare()
     from rewardscale import flops, mesh
     from rewardscale.config import ModelConfig, Recipe, RunConfig, Runtime, Storage
@@ -67,7 +66,6 @@ def _train(name: str, seconds: float, every: float) -> dict[str, float]:
     took = (times[-1] - times[4]) / (len(times) - 5) / runtime.steps_per_dispatch
     return {
         "step": took,
-        "typical": statistics.median(b - a for a, b in itertools.pairwise(times[4:])) / 4,
         "waited": statistics.fmean(line["checkpoint_seconds"] for line in lines) / took,
         "bytes": sum(flops.state_bytes(model, Storage()).values()) * 3 / 4,
     }

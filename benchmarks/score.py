@@ -4,9 +4,9 @@
 
 Needs `make reference`, or --peers. The model is that of benchmarks/train_step.py, with fresh weights; K responses a
 prompt. Ours is `RewardScorer.score`, which `rewardscale.score`, `evaluate` and `serve` call: a prompt is computed once
-for as many of its responses as fit a row, and trees are packed; one arm more deals rows to a device a core, and for
-more than two responses two let only two share a prompt, which is then computed K / 2 times. The peers
-(benchmarks/score_peers.py) are batches sorted by length, which compute each prompt K times, as it is and with
+for as many of its responses as that pays for (evaluation/shapes.py), and trees are packed; one arm more deals rows to a
+device a core, and for more than two responses two let only two share a prompt, which is then computed K / 2 times. The
+peers (benchmarks/score_peers.py) are batches sorted by length, which compute each prompt K times, as it is and with
 torch.compile, and vLLM with its prefix cache, where --peers has it. Each arm is a process of its own; medians of three
 passes, compiled before.
 
@@ -123,7 +123,7 @@ def run(arm: tuple[str, ...], folder: Path, options: argparse.Namespace) -> dict
 
 
 def lines_of(mix: str, responses: int, options: argparse.Namespace, *, vllm: bool) -> None:
-    """Measures and prints one mix with so many responses a prompt."""
+    """Measures and prints one mix with so many responses a prompt; an arm that fails is a line that says so."""
     table = lengths(mix, responses, options.prompts)
     model = train_case.model_of(options.settings)
     needed = sum(flops.comparison_flops(model, prompt, rest) for prompt, *rest in table.tolist())
@@ -137,10 +137,17 @@ def lines_of(mix: str, responses: int, options: argparse.Namespace, *, vllm: boo
                 continue
             if how[0] == "ours" and "2" in how and responses <= 2:
                 continue  # what all trees are
-            found = run(how, Path(name), options)
+            if how[-1] == "-1" and options.device != "cpu":
+                continue
+            try:
+                found = run(how, Path(name), options)
+            except RuntimeError as error:
+                said = str(error).strip().splitlines()[-1].replace("|", "/")
+                print(f"{head} failed: {said} | | | | |", flush=True)
+                continue
             rate = found["responses_per_second"]
             best = max(best, rate) if how[0] == "peer" else best
-            ratio = f"{rate / best:.2f}" if how[0] == "ours" else ""
+            ratio = f"{rate / best:.2f}" if how[0] == "ours" and best else ""
             print(
                 f"{head} {rate:.0f} | {ratio} | {needed * rate / table[:, 1:].size / 1e9:,.0f} "
                 f"| {found['computed']:,} | {found['peak'] / 2**20:,.0f} |",

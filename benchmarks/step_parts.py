@@ -3,7 +3,8 @@
 The step of benchmarks/train_step.py with everything on (d4, prompts shared, the last layer pruned), and what it takes
 with parts left out; a process a mix that has the whole machine, the fastest of five passes over the pairs.
 
-    attention   the step less one in which attention answers the sum of query, key and value instead
+    attention   the step less one in which attention answers the sum of query, key and value instead; that of the
+                last layer's reward tokens is among the rest
     products    those with the layers' kernels, forward and both ways back, each measured alone at the step's shapes
     optimizer   clipping and AdamW: steps of no microbatch
     rest        what remains: norms, rotations, gates, the embedding, the loss, sums of gradients

@@ -2,14 +2,13 @@
 
     python -m benchmarks.sweep [--workdir DIR]
 
-Runs `rewardscale.launch --config=sweep.py` in a new folder with an empty compilation cache, as a new user would (about
-five minutes on two cores), and divides by the wall time. Rows "a worker" are sums over all runs by the number of
+Runs `rewardscale.launch --config=sweep.py` in a new folder with an empty compilation cache, as a new user would (three
+to five minutes on two cores), and divides by the wall time. Rows "a worker" are sums over all runs by the number of
 workers:
 
     steps alone    the steps that the runs took, by the seconds a step takes in as many processes side by side that do
                    nothing else (benchmarks/training_step.py): of the fastest pass of nine, and of the median one. They
-                   are pinned to a core each, and XLA then compiles for one thread; a worker sees all cores, and the
-                   larger products of w40 are compiled for as many threads, which rounds otherwise and costs more
+                   are pinned to a core each; a worker is told of one core and left to the kernel's scheduler
     steps as run   what the runs' clocks say of waiting for the device, without what tracing and compiling took
     compiling      tracing, lowering, compiling, and reading from the cache, of training and of scoring
     evaluation     scoring 6,000 pairs a run, without compiling

@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rewardscale import exits, interrupts, platforms
 from rewardscale.config import ConfigError
@@ -55,19 +56,13 @@ def exit_code(
     return exits.UNUSABLE
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> contextlib.AbstractContextManager[None]:
     """SIGTERM is Ctrl-C, unless somebody has other wishes: a preempted start is a start to be queued again."""
     usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     main = threading.current_thread() is threading.main_thread()
-    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) == handler]
-    for number in ours:
-        interrupts.raise_on(number, KeyboardInterrupt)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, usual[number])
+    return interrupts.interruptible(
+        n for n, handler in usual.items() if main and signal.getsignal(n) == handler
+    )
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,13 +113,17 @@ def on_hosts(options: argparse.Namespace, command: Callable[[], int], *, kept: s
     try:
         code = exit_code(joined, kept=kept)
     except BaseException:
-        from rewardscale import mesh
-
-        if mesh.joined():
+        if (mesh := _joined_mesh()) is not None:
             traceback.print_exc()
             mesh.leave(exits.FAILED)
         raise
-    from rewardscale import mesh
-
-    mesh.leave(code)
+    if (mesh := _joined_mesh()) is not None:
+        mesh.leave(code)
     return code
+
+
+def _joined_mesh() -> Any:
+    """The module `mesh` if hosts have come together; it is not imported here: where a signal has cut its import short,
+    jax is not to be imported again."""
+    mesh = sys.modules.get("rewardscale.mesh")
+    return mesh if mesh is not None and mesh.joined() else None

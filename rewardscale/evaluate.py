@@ -50,6 +50,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rewardscale.evaluation import benchmark_run, eval_tables
     from rewardscale.evaluation.benchmarks import registry
     from rewardscale.evaluation.one_pass import Settings
+    from rewardscale.training.compilation import use_cache
 
     if not options.model and options.workdir is None:
         raise ConfigError("name a --model=DIR, or the --workdir of an earlier evaluation")
@@ -64,6 +65,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(benchmark_run.dry_run(models, benchmarks, absent))
         return 0
+    use_cache()
     bars: dict[str, tqdm] = {}
 
     def progress(model: str, done: int, total: int, beside: str) -> None:

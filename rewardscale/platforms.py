@@ -1,6 +1,7 @@
 """What XLA and the allocator are told on each platform before jax starts, with a reason for each.
 
-What the caller's environment says stands: a variable that is set already gets nothing of ours. Only the CPU's settings
+What the caller's environment says stands: a variable that is set already gets nothing of ours, but for workers side by
+side, whose threads are one each. Only the CPU's settings
 were measured here; those of GPUs and TPUs are what large trainers of the field use, and the pinned libtpu takes its own
 (tests/test_platforms.py compiles with them).
 """
@@ -16,8 +17,8 @@ from types import MappingProxyType
 # Flag -> why.
 CPU_WORKER = MappingProxyType(
     {
-        "--xla_backend_optimization_level=1": "compiles small models a quarter faster and runs them no slower "
-        "(benchmarks/README.md); larger ones, which run alone, keep the default",
+        "--xla_backend_optimization_level=1": "compiles small models faster and runs them no slower; "
+        "larger ones, which run alone, keep the default",
     }
 )
 CPU_SIDE_BY_SIDE = MappingProxyType(

@@ -52,12 +52,14 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rewardscale import mesh
     from rewardscale.training import finetune
     from rewardscale.training.checkpoint import Interrupted
+    from rewardscale.training.compilation import use_cache
 
     if options.profile_steps:
         overrides = overrides | {"runtime.profile_steps": options.profile_steps.replace(":", ",")}
     config, _ = configfile.load(options.config, overrides, kind=TrainConfig)
     if options.dry_run or options.lengths:
         return _dry_run(config, options)
+    use_cache()
     writes = mesh.host_zero()
     workdir = workdir_of(options.workdir or Path("runs") / config.name)
     data_dir = options.data_dir or (Path(os.environ[DATA_VARIABLE]) if DATA_VARIABLE in os.environ else None)

@@ -12,7 +12,7 @@ tokenizer, date, reward token). One model is in memory at a time; the export nee
 (TMPDIR).
 
 exit code: 0 all within tolerance, 1 something beyond it, or a leg that failed, 2 bad input or no reference environment,
-130 interrupted. More: docs/verify.md
+130 interrupted, 143 terminated. More: docs/verify.md
 """
 
 import argparse

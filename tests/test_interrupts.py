@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
+
+from rewardscale import interrupts
 
 PROGRAM = """
 import signal, sys, time
@@ -34,6 +37,13 @@ PLACES = {
         Loud()
         """,
     "an import": "import slow",
+    "an import, twice": """
+        try:
+            import slow
+        finally:
+            time.sleep(0.4)  # a second exception would cut this short
+            print("cleaned", flush=True)
+        """,
     "a wait": """
         import threading
         print("ready", flush=True)
@@ -62,5 +72,22 @@ def test_a_signal_is_not_lost_in(place, tmp_path):
     )
     assert program.stdout is not None and program.stdout.readline() == "ready\n"
     program.send_signal(signal.SIGTERM)
+    if place == "an import, twice":
+        time.sleep(0.2)
+        program.send_signal(signal.SIGTERM)
     rest, _ = program.communicate(timeout=60)
-    assert (program.returncode, rest) == (7, "")
+    assert (program.returncode, rest) == (7, "cleaned\n" if place == "an import, twice" else "")
+
+
+def test_handlers_that_others_put_there_stay_theirs():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with interrupts.interruptible(before):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR1) == before[signal.SIGUSR1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

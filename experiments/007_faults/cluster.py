@@ -257,6 +257,16 @@ def _command(pid: int) -> bytes:
         return b""
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of a signal; True if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def clock_library(folder: Path) -> Path:
     """clock_off.c, compiled."""
     made = folder / "clock_off.so"

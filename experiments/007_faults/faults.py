@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import BAD_INPUT, GRACE_SECONDS, REQUEUED, Cluster
+from cluster import BAD_INPUT, GRACE_SECONDS, REQUEUED, Cluster, catches
 from disk import Disk
 
 WATCHDOG_SECONDS = 8.0
@@ -110,6 +110,8 @@ def _asked_to_stop(cluster: Cluster, number: signal.Signals) -> Seen:
 
 def _stopped(cluster: Cluster, number: signal.Signals = signal.SIGTERM) -> Seen:
     young = not cluster.workers() and time.monotonic() - cluster.started < _PYTHON_SECONDS
+    if number == signal.SIGTERM:  # Ctrl-C is Python's to catch from its first moment on
+        young = not catches(cluster.pid, number)
     code, took = cluster.stop(number, GRACE_SECONDS)
     seen = Seen(f"{number.name} to the launcher", f"ended after {took:.1f} s", code=code)
     if code is None:
@@ -139,12 +141,12 @@ def second_launcher(cluster: Cluster, _: Disk | None, dice: random.Random) -> Se
     other = cluster.extra(hours=0.0, name=name)
     lived = dice.uniform(6, 12)
     cluster.wait(lambda: other.poll() is not None, lived)
+    fine = [0, REQUEUED]
     if other.poll() is None:
+        fine += [] if catches(other.pid, signal.SIGTERM) else [-signal.SIGTERM]
         other.terminate()
     cluster.wait(lambda: other.poll() is not None, GRACE_SECONDS)
-    wrong = (
-        [] if other.poll() in (0, REQUEUED, -signal.SIGTERM) else [f"the second ended with {other.poll()}"]
-    )
+    wrong = [] if other.poll() in fine else [f"the second ended with {other.poll()}"]
     if other.poll() is None:
         os.killpg(other.pid, signal.SIGKILL)
     return Seen(f"pid {other.pid}", f"the second ended with exit code {other.poll()}", wrong)

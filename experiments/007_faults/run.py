@@ -11,6 +11,7 @@ are left out, which the log says.
 """
 
 import argparse
+import atexit
 import json
 import random
 import shutil
@@ -210,6 +211,7 @@ def main(short: bool, faults: int, seed: int, workdir: Path, quiet: Path | None 
     undisturbed = None
     if quiet is None:
         undisturbed = in_peace(quiet := workdir / "quiet", arguments)
+        atexit.register(undisturbed.close)
         if not short:  # the short ones have a core each, side by side
             log({"event": "sweep", "which": "quiet", "seconds": its_end(undisturbed)})
     logs = workdir / "logs"

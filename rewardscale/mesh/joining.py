@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -74,6 +75,9 @@ def initialize(
             if found == "Cloud TPU" and isinstance(error, ValueError):
                 return  # chips without the metadata of a pod: this host's alone
             raise HostsApart(f"{late} ({_first_line(error)})") from error
+    if threading.current_thread() is threading.main_thread():
+        # jax's preemption service takes SIGTERM for itself, below what Python knows of; nobody here asks it.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ def merged(
 
     Args:
       out, other: answers over each run, [..., d], finite. log, other_log: log-sum-exp of its scores, float32 [...];
-        -inf where a query sees no key of one run.
+        -inf, or far below any score, where a query sees no key of one run.
     """
     both = jnp.logaddexp(log, other_log)
     return jnp.exp(log - both)[..., None] * out + jnp.exp(other_log - both)[..., None] * other, both

@@ -1,7 +1,7 @@
 """Products of activations with kernels, in the form that each platform is quick at.
 
-XLA's CPU backend has matrix units (AMX) work on bfloat16 only where a product asks for a float32 result and the axis
-that it sums over lies last in its first operand; written plainly, bfloat16 is three times slower than float32 there.
+XLA's CPU backend has matrix units (AMX) work on bfloat16 only where the axis that a product sums over lies last in its
+first operand, and on batches of products only with a float32 result; others it does in float32, after casts.
 """
 
 import functools
@@ -78,9 +78,10 @@ _matrix.defvjp(_matrix_forward, _matrix_backward)
 
 @functools.cache
 def check_bfloat16_on_cpu() -> None:
-    """A product and its gradients against float32, once a process. Raises ConfigError if this CPU gets them wrong.
+    """A product, its gradients and a batch of attention's against float32, once a process.
 
-    XLA was seen to lack these products in some versions, as an error at run time.
+    XLA was seen to lack these products in some versions, as an error at run time. Raises ConfigError if this CPU gets
+    them wrong.
     """
     random = np.random.default_rng(0)
     x, kernel, out = (
@@ -88,20 +89,24 @@ def check_bfloat16_on_cpu() -> None:
     )
 
     def of(multiply: Multiply, dtype: Any) -> list[np.ndarray]:
-        def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jnp.sum(multiply(x, kernel, 1) * out.astype(dtype), dtype=jnp.float32)
+        def product(x: jax.Array, kernel: jax.Array) -> Any:
+            value, by_head = multiply(x, kernel, 1), x.reshape(4, 16, -1)
+            scores = summed(by_head, by_head, (2, 2), batch=1)
+            return jnp.sum(value * out.astype(dtype), dtype=jnp.float32), (value, scores)
 
-        arguments = (x.astype(dtype), kernel.astype(dtype))
-        return [np.asarray(g, np.float32) for g in jax.jit(jax.grad(product, (0, 1)))(*arguments)]
+        gradients, values = jax.jit(jax.grad(product, (0, 1), has_aux=True))(
+            x.astype(dtype), kernel.astype(dtype)
+        )
+        return [np.asarray(array, np.float32) for array in (*values, *gradients)]
 
     try:
         pairs = zip(of(narrow_on_cpu, jnp.bfloat16), of(multiply, jnp.float32), strict=True)
         wrong = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
-            f'recipe.dtype="bfloat16": this CPU cannot ({error}); set it to "float32"'
+            f'dtype="bfloat16": this CPU cannot ({error}); set recipe.dtype (or --dtype) to "float32"'
         ) from error
     if not wrong < 0.02:
         raise ConfigError(
-            f'recipe.dtype="bfloat16": products on this CPU are off by {wrong:.0%}; set it to "float32"'
+            f'dtype="bfloat16": products on this CPU are off by {wrong:.0%}; set recipe.dtype (or --dtype) to "float32"'
         )

@@ -38,8 +38,8 @@ def splash(
     Args:
       q: [R, T, H, d]. k, v: [R, T, K, d]; query head h reads key/value head h // (H / K).
       lo, hi: int32 [R, T], no interval empty. interpret: run the kernel's body as plain JAX (any backend, slow).
-      prefix: int32 [R, T, 2], a second interval apart from the first; it may be empty. It takes a second call of the
-        kernel, and there is no backward pass.
+      prefix: int32 [R, T, 2], a second interval apart from the first; it may be empty. Where any is not, it
+        takes a second call of the kernel; there is no backward pass.
 
     Returns: [R, T, H, d]. Raises ValueError if T exceeds LONGEST.
     """
@@ -75,10 +75,14 @@ def _rows(
     # Where there is no key: from T - 1 on and before 1, ends that widen no block's span.
     start, end = jnp.where(some, start, lo.shape[1] - 1), jnp.where(some, end, 1)
     own, log = _call(q, k, v, lo, hi, interpret=interpret, residuals=True)
-    more, more_log = _call(q, k, v, start, end, interpret=interpret, residuals=True)
-    more = jnp.where(some[..., None, None], more, 0)  # a block of queries that meets no key is not finite
-    both, _ = merged(own, log, more, jnp.where(some[..., None], more_log, -jnp.inf))
-    return both.astype(q.dtype)
+
+    def with_more() -> jax.Array:
+        more, more_log = _call(q, k, v, start, end, interpret=interpret, residuals=True)
+        more = jnp.where(some[..., None, None], more, 0)  # a block of queries that meets no key is not finite
+        both, _ = merged(own, log, more, jnp.where(some[..., None], more_log, -jnp.inf))
+        return both.astype(q.dtype)
+
+    return jax.lax.cond(some.any(), with_more, lambda: own.astype(q.dtype))
 
 
 def _call(

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -345,15 +345,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
             bar.close()
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and Ctrl-C raise KeyboardInterrupt."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        if before[number] is not signal.SIG_IGN:  # nohup's and a background job's Ctrl-C
-            interrupts.raise_on(number, KeyboardInterrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interruptible() -> AbstractContextManager[None]:
+    """SIGTERM and Ctrl-C raise KeyboardInterrupt, but for those that a background job ignores."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    return interrupts.interruptible(n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN)

@@ -41,9 +41,10 @@ RESERVED = 0.25 * GIB  # of which the runtime takes so much
 LANES = 128  # numbers in a row of a TPU's registers
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
-    *(f"models/{name}.py" for name in ("attention", "splash", "layers", "reward", "lora")),
+    *(f"models/{name}.py" for name in ("attention", "splash", "products", "layers", "reward", "lora")),
     *(f"training/{name}.py" for name in ("step", "optimizer", "loss")),
     "evaluation/scorer.py",
+    "mesh/devices.py",
 )
 
 

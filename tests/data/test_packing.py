@@ -92,6 +92,14 @@ def test_efficiency_of_a_plan_one_can_count():
     assert plan(np.zeros(0, int), 4).efficiency == 0 and plan(np.zeros(0, int), 4).steps == 0
 
 
+@pytest.mark.parametrize("median", [150, 500, 1500])
+def test_a_lognormal_mix_leaves_less_than_three_percent_empty(median):
+    """At the batch of 10,240 pairs of arXiv 2507.01352, in rows of 4,096 tokens, eight a microbatch."""
+    sizes = np.random.default_rng(0).lognormal(np.log(median), 0.8, 3 * 10_240).clip(16, 4096).astype(int)
+    made = make_plan(sizes, batch=10_240, row_length=4096, rows_per_microbatch=8)
+    assert made.efficiency > 0.97
+
+
 def test_best_fit_takes_the_fullest_row_that_holds_a_tree():
     # 14 -> row 0 (10 free), 12 -> row 1 (12 free), then 10 fits row 0 best, 8 row 1, 4 row 1.
     made = plan(np.array([4, 8, 14, 10, 12]), 5)

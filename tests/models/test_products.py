@@ -44,8 +44,13 @@ def test_the_check_finds_a_cpu_that_multiplies_wrongly(monkeypatch: pytest.Monke
     products.check_bfloat16_on_cpu()
     products.check_bfloat16_on_cpu.cache_clear()
     right = products.narrow_on_cpu
-    monkeypatch.setattr(products, "narrow_on_cpu", lambda x, kernel, axes=1: right(x, kernel, axes) * 1.5)
-    with pytest.raises(ConfigError, match=r"recipe.dtype.*off by.*float32"):
+
+    def wrong(x, kernel, axes=1):  # forward alone
+        value = right(x, kernel, axes)
+        return value + 0.5 * jax.lax.stop_gradient(value)
+
+    monkeypatch.setattr(products, "narrow_on_cpu", wrong)
+    with pytest.raises(ConfigError, match=r"off by 50%.*recipe.dtype.*float32"):
         products.check_bfloat16_on_cpu()
 
 

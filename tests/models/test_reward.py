@@ -111,7 +111,7 @@ def test_a_prompt_twice_gives_the_rewards_and_gradients_of_a_prompt_once(pairs_v
     (once, of_once), (twice, of_twice) = found
     assert abs(float(once) - float(twice)) < 1e-5 * float(once)
     for a, b in zip(jax.tree.leaves(of_once), jax.tree.leaves(of_twice), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(a).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(a).max()))
 
 
 @pytest.fixture(scope="module")

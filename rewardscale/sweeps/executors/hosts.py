@@ -83,19 +83,29 @@ def end(code: int) -> int:
 def follow(all_cells: list[Cell], context: cells.Context) -> int:
     """On the other hosts: computes what host 0 computes until it ends; returns the exit code that it gives."""
     use_cache()
+    code: int | None = None
+    try:
+        with stop_requests() as stop:
+            code = _follow(all_cells, context, stop)
+    except KeyboardInterrupt:
+        if code is None:
+            raise
+    return code
+
+
+def _follow(all_cells: list[Cell], context: cells.Context, stop: Callable[[], bool]) -> int:
     by_id = {cell.run_id: cell for cell in all_cells}
-    with stop_requests() as stop:
-        while True:
-            told = mesh.agreed(dict[str, Any]())
-            if "end" in told:
-                return told["end"]
-            if mesh.vote(stop())()[0]:
-                continue
-            cell = by_id[told["compute"]]
-            directory = cells.run_directory(context.workdir, cell.run_id)
-            try:
-                cells.compute(cell, context, directory, cells.trunk_of(cell, context.workdir))
-            except Damaged:
-                raise  # perhaps on this host alone
-            except (Interrupted, *_OF_THE_CELL):
-                pass  # host 0 says what it is
+    while True:
+        told = mesh.agreed(dict[str, Any]())
+        if "end" in told:
+            return told["end"]
+        if mesh.vote(stop())()[0]:
+            continue
+        cell = by_id[told["compute"]]
+        directory = cells.run_directory(context.workdir, cell.run_id)
+        try:
+            cells.compute(cell, context, directory, cells.trunk_of(cell, context.workdir))
+        except Damaged:
+            raise  # perhaps on this host alone
+        except (Interrupted, *_OF_THE_CELL):
+            pass  # host 0 says what it is

@@ -119,10 +119,12 @@ def run_cells(
         theirs.close()
         return _Worker(number, process, ours)
 
-    workers = [start(i) for i in range(count)]
+    workers: list[_Worker] = []
     waiting = 0  # cells that were busy, one after another
     faults: Counter[str] = Counter()  # of the machine, by run id
     try:
+        for number in range(count):
+            workers.append(start(number))
         for worker in workers:
             _feed(worker, queue)
         while any(w.cell for w in workers):
