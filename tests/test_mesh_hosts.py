@@ -135,3 +135,25 @@ def test_hosts_that_simulated_slurm_starts_agree(tmp_path: Path) -> None:
     ) as running:  # fmt: skip
         codes = finished(running, tmp_path / "logs")
     assert codes == [0, 0], said(tmp_path / "logs")
+
+
+STOP = """
+import argparse, os, signal, sys, time
+from rewardscale import cli, mesh
+parser = argparse.ArgumentParser()
+cli.add_host_flags(parser)
+def command():
+    assert mesh.hosts() == 2
+    mesh.together()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+    return 0
+sys.exit(cli.on_hosts(parser.parse_args(), command))
+"""
+
+
+def test_sigterm_is_heard_once_hosts_have_come_together(tmp_path: Path) -> None:
+    """jax's preemption service would keep it to itself."""
+    with started([sys.executable, "-c", STOP], 2, devices=2, logs=tmp_path / "logs") as running:
+        codes = finished(running, tmp_path / "logs")
+    assert codes == [exits.INTERRUPTED, exits.INTERRUPTED], said(tmp_path / "logs")
