@@ -50,7 +50,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rewardscale.evaluation import benchmark_run, eval_tables
     from rewardscale.evaluation.benchmarks import registry
     from rewardscale.evaluation.one_pass import Settings
-    from rewardscale.training.compilation import use_cache
 
     if not options.model and options.workdir is None:
         raise ConfigError("name a --model=DIR, or the --workdir of an earlier evaluation")
@@ -65,6 +64,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(benchmark_run.dry_run(models, benchmarks, absent))
         return 0
+    from rewardscale.training.compilation import use_cache  # brings jax, which a dry run does not need
+
     use_cache()
     bars: dict[str, tqdm] = {}
 

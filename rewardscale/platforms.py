@@ -1,9 +1,8 @@
 """What XLA and the allocator are told on each platform before jax starts, with a reason for each.
 
 What the caller's environment says stands: a variable that is set already gets nothing of ours, but for workers side by
-side, whose threads are one each. Only the CPU's settings
-were measured here; those of GPUs and TPUs are what large trainers of the field use, and the pinned libtpu takes its own
-(tests/test_platforms.py compiles with them).
+side, whose threads are one each. Only the CPU's settings were measured here; those of GPUs and TPUs are what large
+trainers of the field use, and the pinned libtpu takes its own (tests/test_platforms.py compiles with them).
 """
 
 import contextlib

@@ -109,8 +109,9 @@ def _asked_to_stop(cluster: Cluster, number: signal.Signals) -> Seen:
 
 
 def _stopped(cluster: Cluster, number: signal.Signals = signal.SIGTERM) -> Seen:
-    young = not cluster.workers() and time.monotonic() - cluster.started < _PYTHON_SECONDS
-    if number == signal.SIGTERM:  # Ctrl-C is Python's to catch from its first moment on
+    if number == signal.SIGINT:  # Python catches it from its first moment on, and ends by it as any program
+        young = not cluster.workers() and time.monotonic() - cluster.started < _PYTHON_SECONDS
+    else:
         young = not catches(cluster.pid, number)
     code, took = cluster.stop(number, GRACE_SECONDS)
     seen = Seen(f"{number.name} to the launcher", f"ended after {took:.1f} s", code=code)

@@ -11,7 +11,6 @@ are left out, which the log says.
 """
 
 import argparse
-import atexit
 import json
 import random
 import shutil
@@ -208,15 +207,15 @@ def main(short: bool, faults: int, seed: int, workdir: Path, quiet: Path | None 
     kinds = usable(list(SHORT_KINDS if short else KINDS), log)
     planned = schedule(kinds, len(kinds) if short else faults, dice)
     log({"event": "plan", "arguments": arguments, "seed": seed, "faults": planned})
-    undisturbed = None
-    if quiet is None:
-        undisturbed = in_peace(quiet := workdir / "quiet", arguments)
-        atexit.register(undisturbed.close)
-        if not short:  # the short ones have a core each, side by side
-            log({"event": "sweep", "which": "quiet", "seconds": its_end(undisturbed)})
     logs = workdir / "logs"
     logs.mkdir()
     with ExitStack() as resources:
+        undisturbed = None
+        if quiet is None:
+            undisturbed = in_peace(quiet := workdir / "quiet", arguments)
+            resources.callback(undisturbed.close)
+            if not short:  # the short ones have a core each, side by side
+                log({"event": "sweep", "which": "quiet", "seconds": its_end(undisturbed)})
         disk = None if disks.why_not() else resources.enter_context(disks.on_a_disk(workdir))
         faulty = workdir / "disk" / "sweep"
         cluster, began = Cluster(faulty, arguments, logs, log), time.monotonic()

@@ -24,8 +24,7 @@ from rewardscale.data.records import Item
 from rewardscale.evaluation import followers
 from rewardscale.evaluation.shapes import Ladder, Microbatch, Shape, deal, make_ladder, trees_that_fit
 from rewardscale.mesh import BATCH_AXES, make_mesh, place
-from rewardscale.models import hf, reward
-from rewardscale.models.products import check_bfloat16_on_cpu
+from rewardscale.models import hf, products, reward
 
 TOO_LONG = ("refuse", "truncate_left_of_prompt")
 DTYPES = ("float32", "bfloat16")
@@ -111,8 +110,7 @@ class RewardScorer:
             )
         if dtype not in DTYPES:
             raise ConfigError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
-        if dtype == "bfloat16" and jax.default_backend() == "cpu":
-            check_bfloat16_on_cpu()
+        products.check(dtype)
         context = checkpoint.context
         longest = max_length or min(context, _LONGEST_BY_DEFAULT)
         if not 0 < longest <= context:

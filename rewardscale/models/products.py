@@ -76,6 +76,12 @@ def _matrix_backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) ->
 _matrix.defvjp(_matrix_forward, _matrix_backward)
 
 
+def check(dtype: str) -> None:
+    """Raises ConfigError if products in `dtype` are bfloat16's on this process's CPU, and wrong there."""
+    if choose(jax.default_backend(), dtype) is narrow_on_cpu:
+        check_bfloat16_on_cpu()
+
+
 @functools.cache
 def check_bfloat16_on_cpu() -> None:
     """A product, its gradients and a batch of attention's against float32, once a process.

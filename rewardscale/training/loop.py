@@ -27,9 +27,8 @@ from jax.sharding import Mesh
 from rewardscale import atomic, flops, mesh
 from rewardscale.config import ConfigError, ModelConfig, RunConfig, Runtime
 from rewardscale.data import arrays, pipeline
-from rewardscale.models import lora, reward
+from rewardscale.models import lora, products, reward
 from rewardscale.models.attention import path
-from rewardscale.models.products import check_bfloat16_on_cpu
 from rewardscale.training import compilation
 from rewardscale.training.checkpoint import Checkpoints, Damaged, Interrupted, passed_over, stop_requests
 from rewardscale.training.clock import Clock
@@ -236,8 +235,7 @@ def _blocks(
 
 def forward_options(dtype: str, runtime: Runtime) -> reward.Options:
     """Forward-pass options of a run. Raises ConfigError if this machine's CPU cannot do bfloat16."""
-    if dtype == "bfloat16" and jax.default_backend() == "cpu":
-        check_bfloat16_on_cpu()
+    products.check(dtype)
     return reward.Options(
         dtype=dtype, scan=runtime.scan_layers, remat=runtime.remat, attention=runtime.attention,
         prune=runtime.prune_last_layer,
