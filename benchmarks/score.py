@@ -182,7 +182,7 @@ def options_of() -> argparse.Namespace:
     add("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.settings = train_case.Settings(options.device, options.model, options.vocabulary)
-    train_case.model_of(options.settings)  # a wrong name is said before anything runs
+    train_case.check(parser, options.settings)
     if not options.ours and not options.peers.exists():
         parser.error(f"{options.peers} is missing: make reference, or --peers=PYTHON")
     return options

@@ -5,6 +5,7 @@ Face) and `settings.json` (`Settings`, as JSON). Weights are not in it: each sid
 costs no disk.
 """
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -59,6 +60,14 @@ def model_of(settings: Settings) -> ModelConfig:
     if not isinstance(model, ModelConfig):
         raise presets.ConfigError(f"--model={settings.model}: a decoder is wanted, e.g. d4 or qwen3-0.6b")
     return model
+
+
+def check(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    """Says that --model names no decoder, before anything runs, as `parser` says what else is wrong."""
+    try:
+        model_of(settings)
+    except presets.ConfigError as error:
+        parser.error(str(error))
 
 
 def lengths(mix: str, *, pairs: int = 0, row: int = 0) -> tuple[np.ndarray, int]:

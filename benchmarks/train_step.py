@@ -326,7 +326,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     names = [field.name for field in dataclasses.fields(train_case.Settings)]
     options.settings = train_case.Settings(**{name: getattr(options, name) for name in names})
-    train_case.model_of(options.settings)  # a wrong name is said before anything runs
+    train_case.check(parser, options.settings)
     if not options.peers.exists():
         parser.error(f"{options.peers} is missing: make reference, or --peers=PYTHON")
     return options
