@@ -112,6 +112,11 @@ def _declared(config: ModelConfig) -> tuple[Any, Any]:
 
 def abstract(config: ModelConfig, storage: str = "float32") -> Params:
     """Shapes and types of the parameters, a ShapeDtypeStruct each, as `stored` in "float32" or "bfloat16"."""
+    return jax.tree.map(lambda leaf: leaf, _abstract(config, storage))  # fresh dicts: the cached ones stay as they are
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: ModelConfig, storage: str) -> Params:
     return jax.eval_shape(functools.partial(stored, storage=storage), nnx.to_pure_dict(_declared(config)[1]))
 
 

@@ -4,6 +4,8 @@ What is saved is a pure dict of arrays and the step. Restoring targets an abstra
 shardings, so a checkpoint written on one mesh is read straight onto another. With several hosts all of them save and
 restore, each its own parts.
 
+A small state is written as one array a type (training/small_states.py).
+
 With every state go the sums of its arrays (training/sums.py). One that does not have them when it is read back, or
 cannot be read, is damaged: it is set aside, which is said, and the one before it is taken.
 """
@@ -24,9 +26,10 @@ from orbax.checkpoint import v1 as ocp
 from rewardscale import mesh
 from rewardscale.config import ConfigError, content_hash
 from rewardscale.data.comparison import DataError
+from rewardscale.training import small_states
 from rewardscale.training.sums import kinds, sums_of
 
-_ITEM, _SUMS = "state", "sums"
+_ITEM, _SUMS, _JOINED = "state", "sums", "joined"
 _RECORD = "_CHECKPOINT_METADATA"  # orbax's, of one checkpoint: it holds what is given as custom_metadata
 _ASIDE = ".damaged"
 
@@ -116,10 +119,9 @@ class Checkpoints:
         if step == self._saved:
             return
         # force: orbax's default policy skips a save, without a word, while another one is being written
+        items, record = _written(state)
         with _full_disk(self._directory):
-            self._checkpointer.save_checkpointables_async(
-                step, {_ITEM: state}, force=True, custom_metadata=_record(state)
-            )
+            self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=record)
         self._last, self._saved = time.monotonic(), step
 
     def close(self) -> None:
@@ -130,10 +132,9 @@ class Checkpoints:
 
 def save_state(directory: Path, state: Any) -> None:
     """Writes one state to a new folder, whole when this returns."""
+    items, record = _written(state)
     with _full_disk(directory):
-        ocp.save_checkpointables(
-            str(Path(directory).absolute()), {_ITEM: state}, custom_metadata=_record(state)
-        )
+        ocp.save_checkpointables(str(Path(directory).absolute()), items, custom_metadata=record)
 
 
 def load_state(directory: Path, abstract: Any) -> Any:
@@ -145,9 +146,11 @@ def load_state(directory: Path, abstract: Any) -> Any:
     return _read(path, abstract, lambda wanted: ocp.load_checkpointables(str(path), wanted))
 
 
-def _record(state: Any) -> dict[str, Any]:
-    sums = sums_of(state)
-    return {_SUMS: sums, "hash": content_hash(sums)}
+def _written(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What orbax is given of a state: its items, and the record that goes with them."""
+    sums, joined = sums_of(state), small_states.joined(state)
+    record = {_SUMS: sums, "hash": content_hash(sums), _JOINED: joined is not None}
+    return {_ITEM: state if joined is None else joined}, record
 
 
 def _read(path: Path, abstract: Any, load: Callable[[Any], Any]) -> Any:
@@ -161,8 +164,10 @@ def _read(path: Path, abstract: Any, load: Callable[[Any], Any]) -> Any:
         raise Damaged(path, f"{_RECORD} cannot be read: {error}") from error
     if sums is not None:
         _check_kinds(path, {name: kind for name, (_, *kind) in sums.items()}, kinds(abstract))
+    joined = record.get(_JOINED, False)
     try:
-        state = load({_ITEM: abstract})[_ITEM]
+        state = load({_ITEM: small_states.abstract(abstract) if joined else abstract})[_ITEM]
+        state = small_states.parted(state, abstract) if joined else state
     except Exception as error:  # of a dozen types, by which file it is
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise

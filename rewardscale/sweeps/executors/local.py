@@ -8,6 +8,7 @@ again. Workers stop when their parent is gone.
 
 import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
@@ -294,7 +295,7 @@ def _run_what_comes(
     view = datasets.view(dataset) if grid.needs_tokens(config) else None
     wanted = benchmarks.prepare(config, dataset, workdir, data_dir)
     context = cells.Context(dataset, view, config.runtime, workdir, wanted)
-    last = 0.0
+    last, first = 0.0, True
 
     def send(kind: str, value: Any = None) -> None:
         with contextlib.suppress(OSError):  # the parent is leaving: SIGTERM follows, the run saves itself
@@ -321,6 +322,10 @@ def _run_what_comes(
             send("failed", f"{type(error).__name__}: {error}")
         else:
             send("done" if done else "busy")
+        if first:  # modules and traces stay: no collection need look through them again
+            gc.collect()
+            gc.freeze()
+            first = False
 
 
 def _leave_with_parent() -> None:
