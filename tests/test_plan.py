@@ -50,7 +50,7 @@ def remember(cache: Path, a_job: Job, a_result: Result) -> None:
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", [SMALLEST, "llama3.2-1b"])
+@pytest.mark.parametrize("name", [SMALLEST, pytest.param("llama3.2-1b", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["train", "score"])
 def test_the_two_smallest_presets_compile_for_four_chips_and_are_remembered(
     name: str, mode: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -216,6 +216,7 @@ def test_other_sources_count_only_if_asked(tmp_path: Path) -> None:
         planning.Compiler(tmp_path, offline=True, fresh=True)(job())
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_step_of_a_trainings_config_compiles(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The development recipe of the smallest backbone, as it is: its 16 chips, rows of 32,768 tokens, tensor split."""

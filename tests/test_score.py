@@ -218,6 +218,7 @@ def start(model: Path, source: Path, output: Path, *flags: str) -> subprocess.Po
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_writes_the_same_bytes(capsys, model: Path, tmp_path: Path) -> None:
     many = [{"prompt": p, "responses": r} for p, r in scoring_small.comparisons(240, seed=5)]
     many[100]["responses"] = [""]

@@ -242,7 +242,7 @@ def test_what_cannot_be_used_is_counted_and_named(inputs: Path, tmp_path: Path) 
 
 
 @reference.needs_reference
-@pytest.mark.parametrize("family", ["qwen3", "llama3"])
+@pytest.mark.parametrize("family", ["qwen3", pytest.param("llama3", marks=pytest.mark.slow)])
 def test_transformers_gives_the_rewards_of_what_was_trained(
     inputs: Path, first: Path, tmp_path: Path, family: str
 ) -> None:
@@ -267,6 +267,7 @@ def test_transformers_gives_the_rewards_of_what_was_trained(
     assert ours[0] > ours[1]
 
 
+@pytest.mark.slow
 def test_the_model_is_evaluated_on_benchmarks_named_now_or_later(tmp_path: Path) -> None:
     workdir, data = tmp_path / "run", write_pairs(tmp_path / "pairs.jsonl", 64)
     first, second = (

@@ -99,6 +99,7 @@ def test_a_good_model_passes(tmp_path: Path, family: str) -> None:
     assert np.ptp([one["rewards"]["HF, float32"] for one in by_name.values() if one["tokens"]]) > 1
 
 
+@pytest.mark.slow
 @reference.needs_reference
 def test_what_differs_between_transformers_and_us_is_found(tmp_path: Path) -> None:
     """A tokenizer that its class builds otherwise, a template edited after training, two pad tokens."""
@@ -160,6 +161,7 @@ def test_weights_that_change_between_legs_are_found(tmp_path: Path) -> None:
     assert states["ours, float32"] == "FAILED" and states["ours, exported and reloaded"] == "passed"
 
 
+@pytest.mark.slow
 def test_ours_alone(tmp_path: Path) -> None:
     path = model(tmp_path / "m", "llama")
     done = verify(path, "--without_reference", f"--json={tmp_path}/c.json")

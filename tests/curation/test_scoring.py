@@ -53,6 +53,7 @@ def test_rotated_features_differ_by_what_the_solver_leaves_open(inputs, tmp_path
     np.testing.assert_allclose(made.margins, whole.margins, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_transformer_scores_by_shards(inputs, tmp_path):
     model = {"reward_model": "w8", "epochs": (1.0,)}
     whole = trained(inputs, tmp_path, **model)

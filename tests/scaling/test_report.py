@@ -197,6 +197,7 @@ def test_votes_speak_of_votes(votes: Sweep) -> None:
     assert "Counted in votes, one spent on strict buys what 0." in sentences[0]
 
 
+@pytest.mark.slow
 def test_a_votes_report_with_a_fold_missing(votes_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "votes"
     shutil.copytree(votes_dir, workdir)

@@ -58,6 +58,7 @@ def assert_same_table(found: pl.DataFrame, alone: pl.DataFrame, *, draws: int) -
     assert [len(names) for names in by_draw["trunk"]] == [1] * draws and found["trunk"].n_unique() == draws
 
 
+@pytest.mark.slow
 def test_launched_with_trunks_killed_and_launched_again_gives_the_table_of_cells_alone(tmp_path):
     """SIGKILL as soon as a trunk has a state: the next launch goes on from it, bit for bit."""
     code, _, error = launch(tmp_path / "alone", *WSD, *ONE_DRAW)

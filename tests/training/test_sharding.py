@@ -120,12 +120,12 @@ def one_step(view: TokenisedView, model: ModelConfig, recipe: Recipe, devices: M
     ("family", "shape", "recipe"),
     [
         ("llama", (1, 2, 4), Recipe()),
-        ("llama", (2, 2, 2), NARROW),
+        pytest.param("llama", (2, 2, 2), NARROW, marks=pytest.mark.slow),
         ("qwen3", (2, 2, 2), Recipe()),
         ("qwen3", (1, 2, 4), LORA),
         pytest.param("qwen3", (1, 8, 1), NARROW, marks=pytest.mark.slow),
         pytest.param("llama", (2, 2, 2), LORA, marks=pytest.mark.slow),
-        ("three key heads", (1, 4, 2), Recipe()),
+        pytest.param("three key heads", (1, 4, 2), Recipe(), marks=pytest.mark.slow),
         pytest.param("three key heads", (2, 2, 2), LORA, marks=pytest.mark.slow),
     ],
     ids=lambda value: (

@@ -166,7 +166,10 @@ def test_one_whole_constant_schedule_is_all_trunk(pairs_view: TokenisedView, tmp
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parameters": "bfloat16", "moments": "bfloat16", "gradients": "bfloat16"}, {"lora_rank": 2}],
+    [
+        {"parameters": "bfloat16", "moments": "bfloat16", "gradients": "bfloat16"},
+        pytest.param({"lora_rank": 2}, marks=pytest.mark.slow),
+    ],
     ids=["bfloat16", "adapters"],
 )
 def test_the_whole_state_is_shared(

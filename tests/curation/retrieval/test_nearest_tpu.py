@@ -42,6 +42,7 @@ for approximate in (False, True):
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra 'aot' or 'test')"
 )
+@pytest.mark.slow
 def test_chips_search_their_own_rows_exactly_or_by_the_tpus_own_search() -> None:
     """Between chips goes the best of each, never rows of the index or all products."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # libtpu refuses the CPU's flags
