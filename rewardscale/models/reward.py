@@ -112,7 +112,8 @@ def _declared(config: ModelConfig) -> tuple[Any, Any]:
 
 def abstract(config: ModelConfig, storage: str = "float32") -> Params:
     """Shapes and types of the parameters, a ShapeDtypeStruct each, as `stored` in "float32" or "bfloat16"."""
-    return jax.tree.map(lambda leaf: leaf, _abstract(config, storage))  # fresh dicts: the cached ones stay as they are
+    # Fresh dicts each time: the cached ones stay as they are.
+    return jax.tree.map(lambda leaf: leaf, _abstract(config, storage))
 
 
 @functools.lru_cache(maxsize=64)

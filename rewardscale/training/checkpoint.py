@@ -10,6 +10,7 @@ With every state go the sums of its arrays (training/sums.py). One that does not
 cannot be read, is damaged: it is set aside, which is said, and the one before it is taken.
 """
 
+import contextlib
 import errno
 import json
 import signal
@@ -17,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Checkpoints:
         self._seconds = seconds
         self._last = time.monotonic()
         self._saved: int | None = None
+        self._writing: Any = (
+            None  # what orbax says of the save in flight, a thread until it is asked for its result
+        )
         self._directory = Path(directory).absolute()
         self._kept = kept
         self._checkpointer = self._open()
@@ -118,16 +121,25 @@ class Checkpoints:
         """Starts writing `state` as step `step` in the background; returns once it is copied from the devices."""
         if step == self._saved:
             return
-        # force: orbax's default policy skips a save, without a word, while another one is being written
         items, record = _written(state)
         with _full_disk(self._directory):
-            self._checkpointer.save_checkpointables_async(step, items, force=True, custom_metadata=record)
+            self._finish()
+            # force: orbax's default policy skips a save, without a word, while another one is being written
+            self._writing = self._checkpointer.save_checkpointables_async(
+                step, items, force=True, custom_metadata=record
+            )
         self._last, self._saved = time.monotonic(), step
 
     def close(self) -> None:
         """Waits for writes in flight; raises what went wrong in them."""
-        with _full_disk(self._directory):
-            self._checkpointer.close()
+        with _full_disk(self._directory), contextlib.closing(self._checkpointer):
+            self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the save in flight, if there is one; raises what went wrong in it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def save_state(directory: Path, state: Any) -> None:
@@ -234,7 +246,7 @@ def passed_over(directory: Path) -> list[str]:
     return sorted(path.name for path in Path(directory).glob(f"*{_ASIDE}*"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _full_disk(directory: Path) -> Iterator[None]:
     """Turns what a full disk makes orbax raise into an OSError that names the folder."""
     try:
@@ -253,7 +265,7 @@ class Interrupted(BaseException):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved its state."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Within the block, SIGTERM and SIGINT only set a flag; yields the function that reads it.
 

@@ -65,6 +65,16 @@ def test_saves_in_quick_succession_are_all_written(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
+def test_saves_leave_no_thread_behind(tmp_path: Path) -> None:
+    """A sweep's worker saves hundreds of times, a long run thousands."""
+    before = set(threading.enumerate())
+    checkpoints = open_checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    assert set(threading.enumerate()) <= before
+
+
 def test_saving_a_step_twice_is_one_save(tmp_path: Path) -> None:
     checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(4, state(4))
