@@ -4,6 +4,9 @@ Trains the model for about so long on the planted world, without a checkpoint on
 default of runtime.checkpoint_seconds), each in a process of its own; the last one, which the run waits for, is not
 counted. The state is copied before the next step and written, with a sum of every array, by a thread: on a CPU that
 thread takes a core from training, which an accelerator does not feel.
+
+Before that the state of a small model (w16, a sweep's): what opening its folder, writing it and closing take, as one
+array a type, which is how it is done (training/small_states.py), and as its arrays; medians, one process.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from pathlib import Path
 from benchmarks import machine
 from rewardscale import platforms
 
-EVERY = 30.0
+EVERY, SAVES = 30.0, 40
 
 
 def _train(name: str, seconds: float, every: float) -> dict[str, float]:
@@ -71,6 +74,38 @@ def _train(name: str, seconds: float, every: float) -> dict[str, float]:
     }
 
 
+def _saves() -> dict[str, tuple[int, float, float]]:
+    """How a small state is written -> arrays, seconds of CPU, seconds of a save."""
+    platforms.prepare()
+    import jax
+    import numpy as np
+
+    from rewardscale import mesh
+    from rewardscale.config import ModelConfig
+    from rewardscale.models import reward
+    from rewardscale.models.presets import get_model
+    from rewardscale.training import small_states
+    from rewardscale.training.checkpoint import Checkpoints
+    from rewardscale.training.step import make_step
+
+    model = get_model("w16", vocab_size=80)
+    assert isinstance(model, ModelConfig)
+    step = make_step(model, reward.Options(), mesh.make_mesh((1, 1, 1)))
+    state, most, found = step.init(reward.init(model, (0,))), small_states.MOST_BYTES, {}
+    for name, small_states.MOST_BYTES in (("one array a type", most), ("its arrays", -1)):
+        took = []
+        for _ in range(SAVES + 2):
+            with tempfile.TemporaryDirectory() as folder:
+                before = time.process_time(), time.perf_counter()
+                checkpoints = Checkpoints(Path(folder) / "checkpoints", kept=1, seconds=0.0)
+                checkpoints.save(1, state)
+                checkpoints.close()
+                took.append((time.process_time() - before[0], time.perf_counter() - before[1]))
+        arrays = len(small_states.joined(state) or jax.tree.leaves(state))
+        found[name] = (arrays, *np.median(took[2:], 0))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,12 +113,18 @@ def main() -> None:
     parser.add_argument("--model", default="d6", help="a decoder's preset (%(default)s)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of training, each way (%(default)s)")
     parser.add_argument("--every", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--saves", action="store_true", help="the small state alone")
     options = parser.parse_args()
     if options.every:
         print(json.dumps(_train(options.model, options.seconds, options.every)))
         return
     print(machine.heading("jax", "jaxlib", "orbax-checkpoint"))
-    print("| | a checkpoint, MB | ms a step | over none | waited for by the loop |\n|---|---|---|---|---|")
+    print("| a small state as | arrays | CPU, ms | ms |\n|---|---|---|---|")
+    for name, (arrays, cpu, wall) in _saves().items():
+        print(f"| {name} | {arrays} | {1e3 * cpu:.0f} | {1e3 * wall:.0f} |")
+    if options.saves:
+        return
+    print("\n| | a checkpoint, MB | ms a step | over none | waited for by the loop |\n|---|---|---|---|---|")
     none = 0.0
     for every in (1e9, EVERY):
         done = subprocess.run(
