@@ -40,7 +40,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewardscale import exits
+from rewardscale import exits, platforms
 from rewardscale.cli import add_host_flags, on_hosts, workdir_of
 from rewardscale.sweeps import configfile
 from rewardscale.sweeps.executors import clusters
@@ -68,6 +68,7 @@ def _launch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(pricing.page(config, priced, chip_hour_price=options.chip_hour_price))
         return 0
     workdir = workdir_of(options.workdir or Path("runs") / config.name)
+    platforms.keep_loaded()
     plan = mesh.once(lambda: sweep.plan(config, workdir, data_dir=options.data_dir, docstring=docstring))
     if mesh.hosts() == 1:
         return _run(plan, options, overrides)

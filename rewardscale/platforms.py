@@ -7,6 +7,7 @@ trainers of the field use, and the pinned libtpu takes its own (tests/test_platf
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -135,3 +136,8 @@ def keep_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         for option, value in KEEP_MEMORY:
             libc.mallopt(option, value)
+
+
+def keep_loaded() -> None:
+    """Garbage collections from now on pass over what this process holds now: modules, traces, cells, which stay."""
+    gc.freeze()

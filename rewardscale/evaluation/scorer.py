@@ -134,7 +134,7 @@ def score(
         return out
     function, spread = scoring_function(config, options, mesh), NamedSharding(mesh, _SPREAD)
     parts = [
-        jax.device_get(function(params, place(part, dict.fromkeys(part, spread))))
+        jax.device_get(function(params, part if mesh.size == 1 else place(part, dict.fromkeys(part, spread))))
         for part in _equal_parts(batches.arrays)
     ]
     left, right = (np.concatenate(side) for side in zip(*parts, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rewardscale import atomic, interrupts
+from rewardscale import atomic, interrupts, platforms
 from rewardscale.config import DATA_VARIABLE, ConfigError, SweepConfig, to_mapping
 from rewardscale.remote import origin, publish
 from rewardscale.sweeps import benchmarks, datasets, grid, results
@@ -230,6 +230,7 @@ def _report(sweep: Plan) -> Path:
     path, made_of = sweep.workdir / "report.html", sweep.workdir / "figures" / ".made-of"
     if path.exists() and made_of.exists() and made_of.read_text() == stamp:
         return path
+    platforms.keep_loaded()
     path = write_report(sweep.workdir)
     atomic.write_bytes(made_of, stamp.encode())
     return path

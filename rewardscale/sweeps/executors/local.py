@@ -8,7 +8,6 @@ again. Workers stop when their parent is gone.
 
 import contextlib
 import dataclasses
-import gc
 import multiprocessing
 import os
 import signal
@@ -322,9 +321,8 @@ def _run_what_comes(
             send("failed", f"{type(error).__name__}: {error}")
         else:
             send("done" if done else "busy")
-        if first:  # modules and traces stay: no collection need look through them again
-            gc.collect()
-            gc.freeze()
+        if first:  # what it traced and compiled is kept for the others
+            platforms.keep_loaded()
             first = False
 
 
