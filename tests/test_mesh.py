@@ -1,7 +1,9 @@
 """One mesh over exactly the devices there are; a shape that cannot be says what could."""
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rewardscale import mesh
@@ -39,6 +41,17 @@ def test_fitted_leaves_out_axes_that_do_not_divide() -> None:
     both = P(("data", "fsdp"))
     assert mesh.fitted(made, both, (8, 3)).spec == P(("data", "fsdp"), None)
     assert mesh.fitted(made, both, (6, 3)).spec == P(None, None)
+
+
+def test_shares_go_to_one_device_by_the_function_that_takes_them_and_are_dealt_to_several() -> None:
+    block = {"rows": np.arange(16, dtype=np.float32).reshape(2, 8)}
+    for devices in (jax.devices()[3:4], jax.devices()):
+        made = mesh.make_mesh((-1, 1, 1), devices)
+        shares = {"rows": NamedSharding(made, P(None, mesh.BATCH_AXES))}
+        placed = mesh.place_shares(block, shares, axis=1, rows=8)
+        out = jax.jit(lambda x, rows: x + rows)(jax.device_put(1.0, NamedSharding(made, P())), placed["rows"])
+        np.testing.assert_array_equal(out, block["rows"] + 1)
+        assert out.devices() == set(devices)
 
 
 def test_check_rows_names_the_next_size() -> None:
