@@ -1,4 +1,4 @@
-"""What XLA and the allocator are told on each platform before jax starts, with a reason for each.
+"""What XLA, the allocator and the garbage collector are told on each platform, with a reason for each.
 
 What the caller's environment says stands: a variable that is set already gets nothing of ours, but for workers side by
 side, whose threads are one each. Only the CPU's settings were measured here; those of GPUs and TPUs are what large

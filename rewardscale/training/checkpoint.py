@@ -53,9 +53,7 @@ class Checkpoints:
         self._seconds = seconds
         self._last = time.monotonic()
         self._saved: int | None = None
-        self._writing: Any = (
-            None  # what orbax says of the save in flight, a thread until it is asked for its result
-        )
+        self._writing: Any = None  # orbax's answer to the save in flight: a thread until asked for its result
         self._directory = Path(directory).absolute()
         self._kept = kept
         self._checkpointer = self._open()
