@@ -19,7 +19,7 @@ from rewardscale.data import rows as tree_rows
 from rewardscale.data.comparison import DataError
 from rewardscale.data.packing import choose_row_length, make_plan
 from rewardscale.data.tokenised import TokenisedView, token_store
-from rewardscale.mesh import BATCH_AXES, check_rows, place
+from rewardscale.mesh import BATCH_AXES, check_rows, place_inputs
 from rewardscale.models import reward
 
 _TREES_AT_ONCE = 1024
@@ -134,7 +134,7 @@ def score(
         return out
     function, spread = scoring_function(config, options, mesh), NamedSharding(mesh, _SPREAD)
     parts = [
-        jax.device_get(function(params, part if mesh.size == 1 else place(part, dict.fromkeys(part, spread))))
+        jax.device_get(function(params, place_inputs(part, dict.fromkeys(part, spread))))
         for part in _equal_parts(batches.arrays)
     ]
     left, right = (np.concatenate(side) for side in zip(*parts, strict=True))

@@ -213,7 +213,7 @@ def test_windowed_is_dense_on_random_trees_forward_and_backward(
     assert_like_dense(random_inputs(random, rows, length, heads, kv, dim), *trees, kind="windowed")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 300))
 def test_windowed_takes_any_intervals(seed: int, longest: int) -> None:
     random = np.random.default_rng(seed)

@@ -117,7 +117,7 @@ def test_gradients_equal_those_of_transformers(worker: reference.Worker, tmp_pat
             assert np.abs(our - their).max() <= 1e-3 * np.abs(their).max(), name
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_config_gives_the_rewards_of_transformers(
     worker: reference.Worker, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

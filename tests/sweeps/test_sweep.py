@@ -58,11 +58,12 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 def test_killed_and_launched_again_gives_the_same_table_bit_for_bit(uninterrupted, tmp_path):
-    process = start(tmp_path, *LONG)
-    wait_for_checkpoint(tmp_path, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not list(tmp_path.glob("runs/*/DONE"))
+    for _ in range(2):
+        process = start(tmp_path, *LONG)
+        wait_for_checkpoint(tmp_path, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not list(tmp_path.glob("runs/*/DONE"))
     code, _, error = launch(tmp_path, *LONG)
     assert code == 0, error
     assert results(tmp_path)[0]["record"]["resumed_at"] > 0
@@ -162,15 +163,16 @@ def test_repeated_with_nothing_to_do_is_quick_and_changes_nothing(uninterrupted)
 def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path):
     broken = (
         *TINY,
-        "--config.sweep.learning_rate_scales=1.0,1e30",
+        "--config.sweep.models=w8,w16",
+        "--config.learning_rates.w16=1e30",
         "--config.sweep.levels=gold",
     )
     code, out, error = launch(tmp_path, *broken)
     assert code == 1
     assert "2 of 4 cells done" in out and "NonFiniteLoss" in error
     missing = json.loads((tmp_path / "missing.json").read_text())
-    assert {m["lr_scale"] for m in missing} == {1e30} and all("step" in m["reason"] for m in missing)
-    assert set(table(tmp_path)["lr_scale"]) == {1.0}
+    assert {m["model"] for m in missing} == {"w16"} and all("step" in m["reason"] for m in missing)
+    assert set(table(tmp_path)["model"]) == {"w8"}
     assert "NonFiniteLoss" in (tmp_path / "report.html").read_text()
     done = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/DONE")}
     code, out, _ = launch(tmp_path, *broken)
@@ -189,6 +191,8 @@ def test_a_worker_that_is_killed_costs_one_cell_and_no_other(tmp_path):
     out, error = process.communicate(timeout=240)
     assert process.returncode == 1 and "SIGKILL" in error
     assert "1 of 2 cells done" in out
+    code, _, error = launch(tmp_path, *LONG, "--config.sweep.pairs=600,700")
+    assert code == 0, error
 
 
 def test_a_worker_whose_launcher_dies_before_it_is_ready_does_not_train_on(tmp_path):
