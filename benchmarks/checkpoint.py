@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from benchmarks import machine
+from benchmarks import machine, train_case
 from rewardscale import platforms
 
 EVERY, SAVES = 30.0, 40
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--saves", action="store_true", help="the small state alone")
     options = parser.parse_args()
+    train_case.check(parser, train_case.Settings(model=options.model))
     if options.every:
         print(json.dumps(_train(options.model, options.seconds, options.every)))
         return
